@@ -1,0 +1,347 @@
+"""The configuration: frozen structs, unknown keys forbidden, each default with the section of the paper it comes from.
+
+`parse` turns the text of a TOML file into a Config or raises one ConfigError line: file, key, value, allowed range.
+Opens nothing: no file, no socket.
+"""
+
+import hashlib
+import ipaddress
+import tomllib
+from dataclasses import fields, replace
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from .detectors import DETECTORS, DetectorSpec, detector
+from .errors import ConfigError
+from .frames import Exposure, Illumination
+
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Endpoint = Annotated[str, Meta(pattern=r"^(tcp|ipc|inproc)://.+")]
+Mebibytes = Annotated[int, Meta(ge=1, le=65536)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A section of the file."""
+
+
+class Detector(Section):
+    """[detector]: a known name, or a description; with a known name every field given here overrides the known one."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+$")]
+    modules: Positive | UnsetType = UNSET
+    module_shape: tuple[Positive, Positive] | UnsetType = UNSET
+    asic_shape: tuple[Positive, Positive] | UnsetType = UNSET
+    cells: Annotated[int, Meta(ge=1, le=65535)] | UnsetType = UNSET
+    stages: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] | UnsetType = UNSET
+    bits: Annotated[int, Meta(ge=0, le=32)] | UnsetType = UNSET
+    counting: bool | UnsetType = UNSET
+    sentinels: tuple[int, ...] | UnsetType = UNSET
+    saturation: int | UnsetType = UNSET
+    edge_width: Natural | UnsetType = UNSET
+    first_number: Natural | UnsetType = UNSET
+    gain: Literal["none", "code", "analogue"] | UnsetType = UNSET
+    gain_codes: tuple[int, ...] | UnsetType = UNSET
+    packed: Annotated[int, Meta(ge=0, le=8)] | UnsetType = UNSET
+    gain_thresholds: tuple[float, ...] | UnsetType = UNSET
+    adu_per_photon: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    common_mode: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+
+    def spec(self) -> DetectorSpec:
+        """The DetectorSpec of this section. Raises ConfigError where a description lacks a field or contradicts itself."""
+        given = {f.name: getattr(self, f.name) for f in fields(DetectorSpec) if getattr(self, f.name) is not UNSET}
+        if self.name in DETECTORS:
+            return replace(detector(self.name), **given)
+        lacking = [key for key in ("modules", "module_shape", "asic_shape") if key not in given]
+        if lacking:
+            raise ConfigError(
+                f"[detector] name = {self.name!r} is not a known detector ({', '.join(DETECTORS)}), "
+                f"and its description lacks {', '.join(lacking)}"
+            )
+        return DetectorSpec(**given)
+
+
+class Shards(Section):
+    """[shards]: the part of the detector that this process does."""
+
+    modules: tuple[Natural, ...] | None = None  # None: all
+    cells: tuple[Natural, Natural] | None = None  # first and last, both included; None: all
+
+
+class Source(Section):
+    """[source]: where frames come from and how they are written."""
+
+    protocol: Literal["karabo", "native"] = "karabo"
+    endpoint: Endpoint | tuple[Endpoint, ...] = "tcp://127.0.0.1:4545"
+    socket: Literal["sub", "pull", "req"] = "sub"
+    name: str = "SPB_DET_AGIPD1M-1/DET/{module}CH0:xtdf"  # karabo source; {module} stands for the module's number
+    image_key: str = "image.data"
+    gain_key: str = "image.gain"  # "": no gain array
+    cell_key: str = "image.cellId"  # "": frames are numbered 0.. in the order of the array
+    axes: str = "cell ss fs"
+    gain_axes: str = ""  # "": as axes
+    train_step: Positive = 1  # how far apart the ids of two successive trains are
+    hwm: Positive = 4  # trains that ZeroMQ may hold
+    max_message_mb: Mebibytes = 512
+    queue: Annotated[int, Meta(ge=1, le=64)] = 4  # messages between receiver and worker
+    when_full: Literal["drop-oldest", "block"] = "drop-oldest"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return (self.endpoint,) if isinstance(self.endpoint, str) else self.endpoint
+
+
+class ExposureSettings(Section):
+    """[exposure]: who says dark, flat or sample, and which gain stage."""
+
+    default: Literal["dark", "flat", "sample", "unknown"] = "unknown"
+    gain_stage: Natural | None = None
+    source: str = ""  # karabo source whose keys announce the exposure; "": the stream does not say
+    illumination_key: str = "illumination.value"
+    gain_stage_key: str = "gainStage.value"  # negative or absent: each pixel switches by itself
+
+    @property
+    def default_exposure(self) -> Exposure:
+        return Exposure(Illumination(self.default), self.gain_stage)
+
+
+class Gate(Section):
+    """[gate]: F1, section 3.2.1."""
+
+    cut: Annotated[float, Meta(gt=0, le=100)] = 8.0  # section 3.1 and Appendix B
+    history: Annotated[int, Meta(ge=20, le=65536)] = 512  # robust means that a frame is compared with
+    learn: Annotated[int, Meta(ge=20, le=4096)] = 64  # frames that stay provisional
+
+
+class Fit(Section):
+    """[fit]: sections 2.3 and 3.1, Appendices A and B."""
+
+    cut: Annotated[float, Meta(ge=3, le=100)] = 8.0  # section 3.1, Appendix B: decides good or bad
+    clear_cut: Annotated[float, Meta(ge=2, le=100)] = 7.0  # lower cut, for hysteresis only
+    lambda_fit: Annotated[float, Meta(ge=2.5, le=100)] = 3.0  # inlier rule inside the scale; NOT the cut
+    strict_paper: bool = False  # allows lambda_fit beyond 5
+    structure: Annotated[float, Meta(gt=0.1, le=0.9)] = 0.5  # k/N, Appendix A
+    certain: Annotated[float, Meta(ge=0, lt=0.9)] = 0.35  # inner end of the rank window, 1-D fits
+    tile: tuple[Annotated[int, Meta(ge=15)], Annotated[int, Meta(ge=15)]] = (64, 64)  # Fig. 2
+    min_frames: Annotated[int, Meta(ge=2)] = 200  # section 3.3.1, Hoseinnezhad et al. 2006
+    dither: Literal["auto", "on", "off"] = "auto"
+    news: Annotated[float, Meta(gt=0, le=1)] = 0.05  # a map is fitted again when this share of its frames is new
+    every_s: Annotated[float, Meta(ge=0)] = 0.0  # least data time between two fits of a map
+
+
+class Lit(Section):
+    """[features.lit]: F6, section 3.3.1."""
+
+    window: tuple[Annotated[int, Meta(ge=15)], Annotated[int, Meta(ge=15)]] | None = None  # None: as fit.tile
+    every_train: Positive = 4  # F6 runs on one train in so many
+    span_s: Seconds = 600.0  # time window
+    span_frames: Annotated[int, Meta(ge=16, le=32768)] = 1024  # ... or so many judged frames, whichever ends first
+    buckets: Annotated[int, Meta(ge=2, le=64)] = 8
+    clip: Annotated[float, Meta(gt=0)] = 5.0  # SNR of one frame on sample data is clipped to this
+
+
+class LitRate(Section):
+    """[features.lit_rate]: share of frames beyond a cut, above and below apart."""
+
+    snr: Annotated[float, Meta(ge=2, le=100)] = 5.0
+    min_share: Share = 0.02
+
+
+class Features(Section):
+    lit: Lit = Lit()
+    lit_rate: LitRate = LitRate()
+
+
+class Settings(Section):
+    """All that a MaskMaker needs to know beside the detector."""
+
+    gate: Gate = Gate()
+    fit: Fit = Fit()
+    features: Features = Features()
+
+
+class Policy(Section):
+    """[policy]: between fit and publication."""
+
+    static_mask: str = ""  # HDF5 file; its dataset /mask or /collapsed, non-zero = bad, becomes USER
+
+
+class Publish(Section):
+    """[publish]: the wire of the mask."""
+
+    updates: Endpoint = "tcp://127.0.0.1:5610"
+    requests: Endpoint = "tcp://127.0.0.1:5611"
+    heartbeat_s: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
+    insecure: bool = False  # allows an address that is not loopback
+
+
+class Store(Section):
+    """[store]: files."""
+
+    directory: str = ""  # "": $STATE_DIRECTORY, else ./state
+    mask_file: str = ""  # the complete mask, written when an exposure ends, on a request, and on exit; "": none
+    live_file: str = ""  # the collapsed mask, replaced at every change; "": none
+
+
+class Http(Section):
+    """[http]: page, metrics, health."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8610  # 0: any free port
+    stall_s: Seconds = 30.0  # /healthz fails when no frame was processed for so long
+    insecure: bool = False  # allows an address that is not loopback
+
+
+class Config(Section):
+    detector: Detector
+    shards: Shards = Shards()
+    source: Source = Source()
+    exposure: ExposureSettings = ExposureSettings()
+    gate: Gate = Gate()
+    fit: Fit = Fit()
+    features: Features = Features()
+    policy: Policy = Policy()
+    publish: Publish = Publish()
+    store: Store = Store()
+    http: Http = Http()
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.gate, self.fit, self.features)
+
+    @property
+    def modules(self) -> tuple[int, ...]:
+        return tuple(range(self.detector.spec().modules)) if self.shards.modules is None else self.shards.modules
+
+    @property
+    def cells(self) -> range:
+        """The memory cells that this process does."""
+        if self.shards.cells is None:
+            return range(self.detector.spec().cells)
+        return range(self.shards.cells[0], self.shards.cells[1] + 1)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change when any setting changes."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+
+
+def parse(text: str, name: str = "configuration") -> Config:
+    """The Config of a TOML text. Raises ConfigError with one line: file, key, value found, what is allowed."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{name}: not TOML: {e}") from None
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{name}: {_explain(str(e), tree)}") from None
+    try:
+        _check(config)
+    except ConfigError as e:
+        raise ConfigError(f"{name}: {e}") from None
+    return config
+
+
+def _explain(complaint: str, tree: dict) -> str:
+    """"Expected `int` >= 1 - at `$.source.hwm`" -> "source.hwm = 0: expected `int` >= 1"."""
+    text, _, path = complaint.partition(" - at `$.")
+    path = path.rstrip("`")
+    if text.startswith("Object contains unknown field"):
+        field = text.split("`")[1]
+        return f"{path + '.' if path else ''}{field}: unknown key; see configs/ for the known ones"
+    if text.startswith("Object missing required field"):
+        field = text.split("`")[1]
+        return f"{path + '.' if path else ''}{field}: missing"
+    value = tree
+    for key in filter(None, path.replace("[", ".[").split(".")):
+        if isinstance(value, list) and key.startswith("["):
+            index = key.strip("[]")
+            value = value[int(index)] if index.isdigit() and int(index) < len(value) else value
+        elif isinstance(value, dict):
+            value = value.get(key, value)
+    return f"{path} = {value!r}: {text[0].lower()}{text[1:]}"
+
+
+def _refuse(condition: bool, key: str, value, allowed: str) -> None:
+    if condition:
+        raise ConfigError(f"{key} = {value!r}: {allowed}")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an endpoint or host stays on this machine."""
+    if address.startswith(("ipc://", "inproc://")):
+        return True
+    host = address.removeprefix("tcp://")
+    host = (host.rpartition(":")[0] if address.startswith("tcp://") else host).strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(config: Config) -> None:
+    """The rules that join two keys."""
+    spec = config.detector.spec()
+    fit, lit = config.fit, config.features.lit
+    _refuse(
+        fit.lambda_fit > 5 and not fit.strict_paper,
+        "fit.lambda_fit",
+        fit.lambda_fit,
+        "allowed are 2.5 to 5; it is the inlier rule, not fit.cut (fit.strict_paper = true allows more)",
+    )
+    _refuse(fit.clear_cut > fit.cut, "fit.clear_cut", fit.clear_cut, f"must not exceed fit.cut = {fit.cut}")
+    _refuse(fit.certain >= fit.structure, "fit.certain", fit.certain, f"must be below fit.structure = {fit.structure}")
+    _refuse(
+        lit.span_frames < 2 * lit.buckets,
+        "features.lit.span_frames",
+        lit.span_frames,
+        f"needs two frames per bucket, {2 * lit.buckets} or more",
+    )
+    for module in config.shards.modules or ():
+        _refuse(module >= spec.modules, "shards.modules", module, f"{spec.name} has modules 0 to {spec.modules - 1}")
+    if config.shards.cells:
+        first, last = config.shards.cells
+        _refuse(
+            first > last or last >= spec.cells,
+            "shards.cells",
+            list(config.shards.cells),
+            f"first and last cell, {spec.name} has 0 to {spec.cells - 1}",
+        )
+    stage = config.exposure.gain_stage
+    _refuse(
+        stage is not None and stage >= len(spec.stages),
+        "exposure.gain_stage",
+        stage,
+        f"{spec.name} has stages 0 to {len(spec.stages) - 1}",
+    )
+    for key in ("axes", "gain_axes"):
+        words = getattr(config.source, key).split()
+        _refuse(
+            bool(words) and (len(set(words)) != len(words) or not {"ss", "fs"} <= set(words) <= set(AXES)),
+            f"source.{key}",
+            getattr(config.source, key),
+            f"words from {', '.join(AXES)}, each at most once, with ss and fs",
+        )
+    _refuse(not config.source.axes.split(), "source.axes", config.source.axes, "must name the axes of the image array")
+    for key, address, insecure in (
+        ("publish.updates", config.publish.updates, config.publish.insecure),
+        ("publish.requests", config.publish.requests, config.publish.insecure),
+        ("http.host", config.http.host, config.http.insecure),
+    ):
+        section = key.split(".")[0]
+        _refuse(
+            not is_loopback(address) and not insecure,
+            key,
+            address,
+            f"leaves this machine without encryption; use a loopback address, or set {section}.insecure = true",
+        )
+
+
+#: Words of `source.axes`; "kind" holds analogue value and gain (raw AGIPD files).
+AXES = ("cell", "module", "kind", "ss", "fs")

@@ -249,7 +249,7 @@ def parse(text: str, name: str = "configuration") -> Config:
 
 
 def _explain(complaint: str, tree: dict) -> str:
-    """"Expected `int` >= 1 - at `$.source.hwm`" -> "source.hwm = 0: expected `int` >= 1"."""
+    """ "Expected `int` >= 1 - at `$.source.hwm`" -> "source.hwm = 0: expected `int` >= 1"."""
     text, _, path = complaint.partition(" - at `$.")
     path = path.rstrip("`")
     if text.startswith("Object contains unknown field"):

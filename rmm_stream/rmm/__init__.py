@@ -1,0 +1,8 @@
+"""The paper, robust mask maker (Sadri et al., J. Appl. Cryst. 55, 2022): arrays in, arrays out.
+
+No sockets, files, clock, threads or logging. Live, batch, replay and tests differ only in who calls feed() and fit_due().
+"""
+
+from .maker import Fed, MaskMaker
+
+__all__ = ["Fed", "MaskMaker"]

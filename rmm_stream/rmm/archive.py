@@ -1,0 +1,71 @@
+"""A MaskMaker as plain arrays by name, and back. The store and the checkpoint see these, never a maker."""
+
+from dataclasses import asdict, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Settings
+from ..detectors import DetectorSpec
+from ..frames import Illumination
+from ..mask import MapKey
+from .gate import FrameGate
+from .keys import DarkKey, LitKey, News
+from .snr import SnrStats
+from .stats import FloatStats, IntegerStats
+
+
+def _text(value) -> NDArray:
+    return np.frombuffer(msgspec.json.encode(value), np.uint8)
+
+
+def pack(maker) -> dict[str, NDArray]:
+    """Name -> array: "dark/0/value/2/s1" is s1 of the dark values of module 0 in stage 2."""
+    state = {
+        "spec": _text(asdict(maker.spec)),
+        "settings": _text(maker.settings),
+        "modules": np.array(maker.modules),
+        "cells": np.array([maker.cells.start, maker.cells.stop]),
+        "gated": np.array(maker.gated),
+        "timestamp": np.array(maker.timestamp),
+        "news": np.array([[*key, n.frames, n.fitted_at, n.train_id] for key, n in maker.news.items()], np.int64),
+        "news_time": np.array([[n.timestamp, n.fitted_timestamp] for n in maker.news.values()]),
+    }
+    for m, excluded in maker.excluded.items():
+        state[f"excluded/{m}"] = excluded
+    parts = {f"dark/{k.module}/{k.quantity}/{k.gain_stage}": v for k, v in maker.dark.items()}
+    parts |= {f"lit/{k.module}/{k.illumination.value}/{k.gain_stage}": v for k, v in maker.lit.items()}
+    parts |= {f"gate/{k.module}/{k.gain_stage}/{k.cell}": v for k, v in maker.gates.items()}
+    for prefix, part in parts.items():
+        state |= {f"{prefix}/{name}": array for name, array in part.state().items()}
+    return state
+
+
+def unpack(state: dict[str, NDArray], kind):
+    """The maker, of class `kind`, of a state. Raises KeyError or msgspec errors for a state that is not one."""
+    spec = msgspec.json.decode(state["spec"].tobytes(), type=DetectorSpec)
+    settings = msgspec.json.decode(state["settings"].tobytes(), type=Settings)
+    spec = replace(spec)  # runs its checks
+    exclude = {int(name.split("/")[1]): a.astype(bool) for name, a in state.items() if name.startswith("excluded/")}
+    maker = kind(
+        spec, state["modules"].tolist(), range(*state["cells"].tolist()), settings, exclude, bool(state["gated"])
+    )
+    maker.timestamp = float(state["timestamp"])
+    parts: dict[tuple[str, ...], dict[str, NDArray]] = {}
+    for name, array in state.items():
+        words = name.split("/")
+        if words[0] in ("dark", "lit", "gate"):
+            parts.setdefault(tuple(words[:4]), {})["/".join(words[4:])] = array
+    for (what, module, second, third), arrays in parts.items():
+        if what == "dark":
+            stats = (IntegerStats if "s1" in arrays else FloatStats).restore(arrays)
+            maker.dark[DarkKey(int(module), second, int(third))] = stats
+        elif what == "lit":
+            maker.lit[LitKey(int(module), Illumination(second), int(third))] = SnrStats.restore(arrays)
+        else:
+            key = MapKey(int(module), int(second), int(third))
+            maker.gates[key] = FrameGate.restore(arrays, spec, settings.gate)
+    for row, (timestamp, fitted) in zip(state["news"].tolist(), state["news_time"].tolist()):
+        maker.news[MapKey(*row[:3])] = News(*row[3:], timestamp, fitted)
+    return maker

@@ -1,0 +1,84 @@
+"""What a feature is: one quantity per pixel that is compared between pixels (section 3). Knows no statistics and no kernels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from ...config import Settings
+from ...detectors import DetectorSpec
+from ...mask import BadPixel
+
+
+class Needs(Enum):
+    """What a feature looks at, of one map."""
+
+    DARK_VALUE = auto()  # Moments of the dark values of its stage
+    DARK_GAIN = auto()  # Moments of the dark gain indicator of its stage
+    ALL_DARK_GAIN = auto()  # Moments of the dark gain indicator of every stage, in order
+    LIT = auto()  # LitCell of one illumination
+
+
+class LitCell(NamedTuple):
+    """What F6 has of one map: mean SNR and frames behind it, and counts in the time window. All (ss, fs)."""
+
+    mean: NDArray
+    count: NDArray
+    judged: NDArray
+    above: NDArray
+    below: NDArray
+
+
+def everywhere(spec: DetectorSpec) -> bool:
+    return True
+
+
+def no_floor(spec: DetectorSpec) -> float:
+    """Maps over frames have none (algorithm 2.3)."""
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FittedFeature:
+    """A feature that is judged by a robust fit over the pixels of a tile.
+
+    values(source): (ss, fs) float64, nan where a pixel has none. count(source): (ss, fs) frames behind each value.
+    floor(spec): least sigma that is believed, in the unit of the values.
+    least_scale(source, model): (ss, fs), least sigma per pixel, or None. only(values, settings): (ss, fs) bool, a further
+    condition for being bad, or None. above_only: values below the model are never bad. applies(spec): on this detector.
+    """
+
+    name: str
+    flag: BadPixel
+    needs: Needs
+    values: Callable[[Any], NDArray]
+    count: Callable[[Any], NDArray]
+    floor: Callable[[DetectorSpec], float] = no_floor
+    least_scale: Callable[[Any, NDArray], NDArray] | None = None
+    only: Callable[[NDArray, Settings], NDArray] | None = None
+    above_only: bool = False
+    applies: Callable[[DetectorSpec], bool] = everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFeature:
+    """A feature that is judged by a rule, without a fit. bad(source, stage, cut): (ss, fs) bool."""
+
+    name: str
+    flag: BadPixel
+    needs: Needs
+    bad: Callable[[Any, int, float], NDArray]
+    applies: Callable[[DetectorSpec], bool] = everywhere
+
+
+class FeatureMap(NamedTuple):
+    """Why a pixel is, or is not, bad: x(i), robust mean, sigma and SNR, each (ss, fs) float64."""
+
+    name: str
+    flag: BadPixel
+    values: NDArray
+    model: NDArray
+    scale: NDArray
+    snr: NDArray

@@ -1,0 +1,52 @@
+"""Lit rate: the share of recent frames in which a pixel is far above, or far below, its window (section 3.3.1, "too often").
+
+Finds pixels that are off too often, strongly. The share of good pixels is not 0 (noise tails, Bragg peaks, rings), so it is
+judged by the robust fit like every feature, with the binomial error as least scale, and only upwards.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...config import Settings
+from ...mask import BadPixel
+from .feature import FittedFeature, LitCell, Needs
+
+
+def share_above(lit: LitCell) -> NDArray:
+    """(ss, fs) float64 share of judged frames with SNR > lit_rate.snr; nan where none was judged."""
+    return np.where(lit.judged > 0, lit.above, np.nan) / np.maximum(lit.judged, 1)
+
+
+def share_below(lit: LitCell) -> NDArray:
+    """(ss, fs) float64 share of judged frames with SNR < -lit_rate.snr; nan where none was judged."""
+    return np.where(lit.judged > 0, lit.below, np.nan) / np.maximum(lit.judged, 1)
+
+
+def binomial_scale(lit: LitCell, model: NDArray) -> NDArray:
+    """Standard error of a share of n frames whose expectation is the model; of at least one frame in n."""
+    n = np.maximum(lit.judged, 1)
+    p = np.clip(model, 1 / n, 1)
+    return np.sqrt(p * (1 - p) / n)
+
+
+def often_enough(share: NDArray, settings: Settings) -> NDArray:
+    """Below this share a defect does no harm, and a busy Bragg pixel could be meant."""
+    return share >= settings.features.lit_rate.min_share
+
+
+def _feature(name, values) -> FittedFeature:
+    return FittedFeature(
+        name,
+        BadPixel.LIT_SNR,
+        Needs.LIT,
+        values,
+        lambda lit: lit.judged,
+        floor=lambda spec: np.finfo(np.float32).tiny,  # good pixels may all have share 0: the binomial scale decides
+        least_scale=binomial_scale,
+        only=often_enough,
+        above_only=True,
+    )
+
+
+LIT_RATE_ABOVE = _feature("lit rate above", share_above)
+LIT_RATE_BELOW = _feature("lit rate below", share_below)

@@ -1,0 +1,65 @@
+"""Gain indicator -> gain stage, per pixel and frame (algorithm 7, "stage routing"). Knows nothing of statistics' meaning.
+
+A code (JUNGFRAU) is a table. An analogue indicator (AGIPD) is cut per pixel and cell at the sd-weighted midpoint between the
+dark means of adjacent stages; while the dark of a stage lacks, at the configured thresholds.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..detectors import DetectorSpec
+from .kernels import routing
+from .kernels.routing import INVALID, NOWHERE
+from .stats import Moments
+
+__all__ = ["INVALID", "NOWHERE", "majority", "route", "thresholds"]
+
+
+def route(
+    spec: DetectorSpec, pixels: NDArray, gain: NDArray | None, held: int | None, cuts: NDArray | None, ascending: bool
+) -> NDArray:
+    """The stage of every pixel: (n, ss, fs) uint8, plus INVALID where the value does not count, NOWHERE if no stage fits.
+
+    pixels, gain: (n, ss, fs). held: the stage that the exposure is held in, or None.
+    cuts: (stages - 1, ss, fs) float32 thresholds of an analogue indicator; used only where held is None.
+    """
+    where = np.empty(pixels.shape, np.uint8)
+    flat = where.reshape(-1)
+    if gain is None or spec.gain == "none":
+        where[...] = 0 if held is None else held
+    elif spec.gain == "code":
+        table = np.full(256, NOWHERE, np.uint8)
+        table[list(spec.gain_codes)] = np.arange(len(spec.stages))
+        routing.route_codes(gain.reshape(-1), table, -1 if held is None else held, flat)
+    elif held is not None:
+        where[...] = held
+    else:
+        for frame, g in zip(where, gain):
+            routing.route_analogue(g.reshape(-1), cuts.reshape(len(cuts), -1), ascending, frame.reshape(-1))
+    saturation = np.inf if spec.saturation is None else float(spec.saturation)
+    routing.mark_invalid(pixels.reshape(-1), saturation, np.array(spec.sentinels, np.int64), flat)
+    return where
+
+
+def thresholds(spec: DetectorSpec, dark: list[Moments | None]) -> NDArray | None:
+    """Cuts between adjacent stages, (stages - 1, ss, fs) float32; None where neither darks nor the configuration give one.
+
+    dark: moments of the indicator for each stage of one cell, None where its dark lacks.
+    """
+    cuts = np.empty((len(spec.stages) - 1, *spec.module_shape), np.float32)
+    for s, (lower, upper) in enumerate(zip(dark, dark[1:])):
+        if lower is not None and upper is not None:
+            a, b = lower.std(), upper.std()
+            weighted = (lower.mean * b + upper.mean * a) / np.where(a + b > 0, a + b, 1)
+            cuts[s] = np.where(a + b > 0, weighted, (lower.mean + upper.mean) / 2)
+        elif spec.gain_thresholds:
+            cuts[s] = spec.gain_thresholds[s]
+        else:
+            return None
+    return cuts
+
+
+def majority(where: NDArray, stages: int) -> int:
+    """The stage in which most valid pixels of one frame are; -1 where no pixel is valid. where: (ss, fs) uint8."""
+    n = np.bincount(where.reshape(-1), minlength=256)[:stages]
+    return int(n.argmax()) if n.any() else -1

@@ -1,0 +1,89 @@
+"""F1, section 3.2.1: refuses dark frames whose robust mean is unlike that of the others. A verdict on frames; it has no bit.
+
+A frame's robust mean is taken of its differences from one base frame of the same cell and stage, so that the spread of
+offsets over pixels and ASICs takes no part in it. Live, a frame is judged on arrival against the last `history` frames,
+rejected ones included, or a real step would lock the gate for good. Batch judges all frames against each other.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Fit, Gate
+from ..detectors import DetectorSpec
+from .outliers import fit_1d
+
+#: Of a large frame every 17th pixel is taken: about one in 16, and not the same columns in every row.
+STRIDE = 17
+WHOLE_BELOW = 4096
+
+
+def subset(frame: NDArray) -> NDArray:
+    """The pixels of a frame on which F1 looks, float64. Any shape in, one dimension out."""
+    flat = frame.reshape(-1)
+    return flat[STRIDE // 2 :: STRIDE].astype(np.float64) if flat.size > WHOLE_BELOW else flat.astype(np.float64)
+
+
+def frame_mean(frame: NDArray, base: NDArray, spec: DetectorSpec) -> float:
+    """Robust mean of a frame above its base, ADU. frame: (ss, fs). base: subset() of the base frame. nan if unfit."""
+    values = subset(frame)
+    bad = np.isin(values, spec.sentinels)
+    if spec.saturation is not None:
+        bad |= values >= spec.saturation
+    return fit_1d(np.where(bad, np.nan, values) - base, floor=spec.sigma_floor).mean
+
+
+def frame_means(frames: NDArray, spec: DetectorSpec, base: NDArray | None = None) -> NDArray:
+    """(n,) float64, ADU: robust mean of each frame above the base frame. frames: (n, ss, fs) of one cell and stage.
+
+    base: (ss, fs), the same for all calls whose results are compared; None: the first frame."""
+    reference = subset(frames[0] if base is None else base)
+    return np.array([frame_mean(f, reference, spec) for f in frames])
+
+
+def outlying(means: NDArray, gate: Gate, spec: DetectorSpec, fit: Fit = Fit()) -> NDArray:
+    """(n,) bool: frames to be left out, by eq. (2). Frames that cannot be judged are kept. means: (n,) of frame_means."""
+    judged = fit_1d(means, fit, spec.sigma_floor)
+    if np.isnan(judged.sigma):
+        return np.zeros(len(means), bool)
+    return np.abs(means - judged.mean) > gate.cut * judged.sigma  # false for nan
+
+
+class FrameGate:
+    """The gate of one (module, stage, cell). Mutable; one owner.
+
+    The first `learn` frames are let through on trial: when the last of them comes, all are judged against each other.
+    """
+
+    def __init__(self, spec: DetectorSpec, gate: Gate):
+        self.spec, self.gate = spec, gate
+        self.base: NDArray | None = None
+        self.means = np.full(gate.history, np.nan)
+        self.seen = 0
+
+    def accepts(self, frame: NDArray) -> bool:
+        """Whether a frame, (ss, fs), is like the others. Remembers it either way."""
+        if self.base is None:
+            self.base = subset(frame)
+        mean = frame_mean(frame, self.base, self.spec)
+        known = self.means[: min(self.seen, len(self.means))]
+        good = self.seen < self.gate.learn or not outlying(np.append(known, mean), self.gate, self.spec)[-1]
+        self.means[self.seen % len(self.means)] = mean
+        self.seen += 1
+        return good
+
+    def trial_failed(self) -> bool:
+        """True once, when the trial ends and one of the frames let through proves foreign: forget them and begin again."""
+        return self.seen == self.gate.learn and bool(outlying(self.means[: self.seen], self.gate, self.spec).any())
+
+    def state(self) -> dict[str, NDArray]:
+        base = np.empty(0) if self.base is None else self.base
+        return {"base": base, "means": self.means, "seen": np.array(self.seen)}
+
+    @classmethod
+    def restore(cls, state: dict[str, NDArray], spec: DetectorSpec, gate: Gate) -> "FrameGate":
+        restored = cls(spec, gate)
+        restored.base = state["base"].copy() if state["base"].size else None
+        n = min(len(restored.means), len(state["means"]))
+        restored.means[:n] = state["means"][:n]
+        restored.seen = int(state["seen"])
+        return restored

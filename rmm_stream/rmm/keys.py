@@ -1,0 +1,35 @@
+"""Addresses of statistics inside a maker, and what has happened to a map since its last fit."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..frames import Illumination
+
+VALUES, INDICATORS = "value", "indicator"
+
+
+class DarkKey(NamedTuple):
+    """Dark statistics of one module and stage: of the values, or of the gain indicator."""
+
+    module: int
+    quantity: str  # VALUES or INDICATORS
+    gain_stage: int
+
+
+class LitKey(NamedTuple):
+    """F6 statistics of one module, illumination and stage."""
+
+    module: int
+    illumination: Illumination
+    gain_stage: int
+
+
+@dataclass(slots=True)
+class News:
+    """Frames that touched a map, those its last fit had seen, the last train, and data times, s. Mutable."""
+
+    frames: int = 0
+    fitted_at: int = 0
+    train_id: int = 0
+    timestamp: float = 0.0
+    fitted_timestamp: float = float("-inf")

@@ -1,0 +1,384 @@
+"""MaskMaker: frames in, flags out. It gates, routes and accumulates what arrives, and fits the maps with most news.
+
+Owns all statistics of its modules and cells; one owner, one thread. Time is data: the timestamps of the batches.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from .. import detectors
+from ..config import Settings
+from ..detectors import DetectorSpec
+from ..errors import ConfigError, DataError
+from ..frames import Exposure, FrameBatch, Illumination
+from ..mask import BadPixel, MapFit, MapKey, Mask
+from . import archive, background, gain, rehearsal
+from .features import FeatureMap, LitCell
+from .gate import FrameGate
+from .keys import INDICATORS, VALUES, DarkKey, LitKey, News
+from .snr import SnrStats
+from .stats import INDICATOR, VALUE, FloatStats, IntegerStats, PixelStats
+from .verdict import Evidence, Verdict, judge_map
+
+
+class Fed(NamedTuple):
+    """What became of the frames of a batch: how many were accumulated, and how many were not, by reason."""
+
+    accepted: int
+    rejected: Counter
+
+
+class MaskMaker:
+    """The robust mask maker over some modules and cells of one detector.
+
+    detector: a name or a DetectorSpec. modules: those whose frames are accumulated; others are a DataError.
+    cells: range of memory cells, None for all; frames of other cells are passed over. exclude: per module (ss, fs) bool,
+    pixels that take no part in any fit beside the edge pixels (static and user masks). gate: False leaves F1 to the caller.
+    """
+
+    def __init__(
+        self,
+        detector: str | DetectorSpec,
+        modules: Sequence[int] = (0,),
+        cells: range | None = None,
+        settings: Settings = Settings(),
+        exclude: dict[int, NDArray] | None = None,
+        gate: bool = True,
+    ):
+        self.spec = detectors.detector(detector) if isinstance(detector, str) else detector
+        self.modules = tuple(modules)
+        self.cells = range(self.spec.cells) if cells is None else cells
+        self.settings = settings
+        self.gated = gate
+        self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
+        self.dark: dict[DarkKey, PixelStats] = {}
+        self.lit: dict[LitKey, SnrStats] = {}
+        self.gates: dict[MapKey, FrameGate] = {}
+        self.news: dict[MapKey, News] = {}
+        self.flags: dict[MapKey, MapFit] = {}
+        self.timestamp = -np.inf
+        self._kept: dict[tuple, tuple] = {}
+
+    # ---- feeding ------------------------------------------------------------------------------------------------------
+
+    def feed(self, batch: FrameBatch) -> Fed:
+        """Accumulate a batch whose exposure is known. Raises DataError for frames of another detector or module."""
+        self._check(batch)
+        rejected: Counter = Counter()
+        mine = np.isin(batch.cell, self.cells)
+        rejected["incomplete"] = int((mine & ~batch.complete).sum())
+        mine &= batch.complete
+        illumination = batch.exposure.illumination
+        accepted = 0
+        if illumination is Illumination.UNKNOWN:
+            rejected["unknown_exposure"] = int(mine.sum())
+        else:
+            self.timestamp = max(self.timestamp, batch.timestamp)
+            take_in = self._feed_dark if illumination is Illumination.DARK else self._feed_lit
+            for cell in np.unique(batch.cell[mine]):
+                take = np.flatnonzero(mine & (batch.cell == cell))
+                accepted += take_in(batch, int(cell), take, rejected)
+        return Fed(accepted, +rejected)
+
+    def _check(self, batch: FrameBatch) -> None:
+        if batch.module not in self.modules:
+            raise DataError(f"frames of module {batch.module}; this maker has {', '.join(map(str, self.modules))}")
+        if batch.pixels.shape[1:] != self.spec.module_shape:
+            raise DataError(f"frames of {batch.pixels.shape[1:]} pixels; {self.spec.name} has {self.spec.module_shape}")
+        if batch.exposure is None:
+            raise DataError("frames without an exposure; an ExposureLabeler must speak first")
+
+    def _feed_dark(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
+        where = self._route(batch, cell, take, rejected)
+        if where is None:
+            return 0
+        accepted: dict[int, list[int]] = {}
+        for t in range(len(take)):
+            stage = gain.majority(where[t], len(self.spec.stages))
+            if stage < 0:
+                rejected["no_valid_pixel"] += 1
+            elif self.gated and not self._gate(batch, cell, stage).accepts(batch.pixels[take[t]]):
+                rejected["gated"] += 1
+            else:
+                accepted.setdefault(stage, []).append(t)
+                self._tell(MapKey(batch.module, stage, cell), batch, take[t])
+        folded = np.sort(np.array(sum(accepted.values(), []), np.int64))
+        frames, at = batch.pixels[take] if len(take) != len(batch) else batch.pixels, cell - self.cells.start
+        for stage in np.unique(where[folded] & INDICATOR) if len(folded) else ():
+            if stage >= len(self.spec.stages):
+                continue
+            n = len(accepted.get(int(stage), ()))
+            for quantity, block, care in ((VALUES, frames, VALUE), (INDICATORS, batch.gain, INDICATOR)):
+                if block is None or (quantity == INDICATORS and self.spec.gain == "none"):
+                    continue
+                if quantity == INDICATORS and len(take) != len(batch):
+                    block = block[take]
+                stats = self._dark_stats(DarkKey(batch.module, quantity, int(stage)), block.dtype)
+                stats.update(block, folded, where, int(stage), at, care)
+                stats.frames[at] += n
+        for stage in accepted:
+            self._end_trial(batch.module, stage, cell)
+        return len(folded)
+
+    def _feed_lit(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
+        lit = self.settings.features.lit
+        take = take[background.is_sampled(batch.train_id[take], lit.every_train)]
+        where = self._route(batch, cell, take, rejected)
+        if where is None:
+            return 0
+        judge = background.FrameJudge(self.spec, self.settings, batch.exposure.illumination)
+        offsets: dict[int, NDArray | None] = {}
+        accepted = 0
+        for t, frame in enumerate(take):
+            of_stage = judge.stages_of_tiles(where[t])
+            seen = np.unique(of_stage[of_stage >= 0])
+            done = False
+            for stage in map(int, seen):
+                if stage not in offsets:
+                    offsets[stage] = self._offset(batch.module, stage, cell)
+                if offsets[stage] is None:
+                    continue
+                stats = self._lit_stats(LitKey(batch.module, batch.exposure.illumination, stage))
+                rows = stats.open(cell - self.cells.start, batch.timestamp)
+                judge(batch.pixels[frame], where[t], offsets[stage], of_stage, stage, rows)
+                self._tell(MapKey(batch.module, stage, cell), batch, frame)
+                done = True
+            accepted += done
+            if not done:
+                rejected["no_offset" if len(seen) else "no_valid_pixel"] += 1
+        return accepted
+
+    def _route(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> NDArray | None:
+        """The stage of every pixel of some frames of one cell; None, and counted, where the stage cannot be known."""
+        held, cuts, rising = batch.exposure.gain_stage, None, True
+        if held is None and self.spec.gain == "analogue" and len(self.spec.stages) > 1:
+            known = None if batch.gain is None else self._cuts(batch.module, cell)
+            if known is None:
+                rejected["no_gain_thresholds"] += len(take)
+                return None
+            cuts, rising = known
+        gains = None if batch.gain is None else batch.gain[take]
+        return gain.route(self.spec, batch.pixels[take], gains, held, cuts, rising)
+
+    def _gate(self, batch: FrameBatch, cell: int, stage: int) -> FrameGate:
+        key = MapKey(batch.module, stage, cell)
+        if key not in self.gates:
+            self.gates[key] = FrameGate(self.spec, self.settings.gate)
+        return self.gates[key]
+
+    def _end_trial(self, module: int, stage: int, cell: int) -> None:
+        """A frame let through on trial has proved foreign: the sums of that cell start again."""
+        gate = self.gates.get(MapKey(module, stage, cell))
+        if gate is not None and gate.trial_failed():
+            for quantity in (VALUES, INDICATORS):
+                if (stats := self.dark.get(DarkKey(module, quantity, stage))) is not None:
+                    stats.restart(cell - self.cells.start)
+
+    def _dark_stats(self, key: DarkKey, dtype: np.dtype) -> PixelStats:
+        if key not in self.dark:
+            exact = key.quantity == INDICATORS or self.spec.exact
+            kind = IntegerStats if exact else FloatStats
+            self.dark[key] = kind(len(self.cells), self.spec.module_shape, dtype)
+        return self.dark[key]
+
+    def _lit_stats(self, key: LitKey) -> SnrStats:
+        if key not in self.lit:
+            lit = self.settings.features.lit
+            forgets = key.illumination is Illumination.SAMPLE
+            self.lit[key] = SnrStats(
+                len(self.cells), self.spec.module_shape, lit.buckets, lit.span_s, lit.span_frames, forgets
+            )
+        return self.lit[key]
+
+    def _moments(self, key: DarkKey, cell: int):
+        """(Moments, frames) of one cell, or None where nothing was ever accumulated."""
+        stats, at = self.dark.get(key), cell - self.cells.start
+        return None if stats is None or stats.frames[at] == 0 else (stats.moments(at), int(stats.frames[at]))
+
+    def _cuts(self, module: int, cell: int) -> tuple[NDArray, bool] | None:
+        """Thresholds of the gain indicator of one cell, and whether it rises from stage to stage; None: unknown."""
+        stages = range(len(self.spec.stages))
+        stats, at = [self.dark.get(DarkKey(module, INDICATORS, s)) for s in stages], cell - self.cells.start
+        frames = tuple(0 if s is None else int(s.frames[at]) for s in stats)
+        least = self.settings.fit.min_frames
+
+        def derive():
+            enough = [s.moments(at) if n >= least else None for s, n in zip(stats, frames)]
+            cuts = gain.thresholds(self.spec, enough)
+            levels = [np.nanmedian(m.mean) for m in enough if m is not None] or list(self.spec.gain_thresholds)
+            return None if cuts is None else (cuts, bool(levels[0] <= levels[-1]))
+
+        return self._derived(("cuts", module, cell), frames, derive)
+
+    def _offset(self, module: int, stage: int, cell: int) -> NDArray | None:
+        """(ss, fs) float32 dark mean, nan where a pixel is excluded or has too few darks; None while the dark lacks."""
+        excluded = self.excluded[module]
+        if self.spec.calibrated or self.spec.counting:
+            return self._derived(("offset", module, 0), (), lambda: np.where(excluded, np.nan, 0).astype(np.float32))
+        stats, at = self.dark.get(DarkKey(module, VALUES, stage)), cell - self.cells.start
+        frames = 0 if stats is None else int(stats.frames[at])
+        least = self.settings.fit.min_frames
+        if frames < least:
+            return None
+
+        def derive():
+            known = stats.moments(at)
+            return np.where((known.count >= least / 2) & ~excluded, known.mean, np.nan).astype(np.float32)
+
+        return self._derived(("offset", module, stage, cell), (frames,), derive)
+
+    def _derived(self, name: tuple, frames: tuple, derive):
+        """What derive() makes of the darks, kept until their number of frames changes."""
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != frames:
+            kept = self._kept[name] = (frames, derive())
+        return kept[1]
+
+    def _tell(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
+        news = self.news.setdefault(key, News())
+        news.frames += 1
+        news.train_id = max(news.train_id, int(batch.train_id[frame]))
+        news.timestamp = max(news.timestamp, batch.timestamp)
+
+    def restart(self, exposure: Exposure) -> None:
+        """Drop the statistics of one exposure, to start them afresh; gain_stage None drops those of every stage."""
+        same = (lambda stage: True) if exposure.gain_stage is None else (lambda stage: stage == exposure.gain_stage)
+        self._kept.clear()
+        if exposure.illumination is Illumination.DARK:
+            self.dark = {k: v for k, v in self.dark.items() if not same(k.gain_stage)}
+            self.gates = {k: v for k, v in self.gates.items() if not same(k.gain_stage)}
+        else:
+            illumination = exposure.illumination
+            self.lit = {
+                k: v for k, v in self.lit.items() if k.illumination is not illumination or not same(k.gain_stage)
+            }
+
+    # ---- fitting ------------------------------------------------------------------------------------------------------
+
+    def fit_due(self, limit: int) -> list[MapFit]:
+        """Fit at most `limit` maps: of those with enough news, the ones with most of it. [] when nothing is due."""
+        due = []
+        for key, news in self.news.items():
+            fresh = news.frames - news.fitted_at
+            window = min(news.frames, self.settings.features.lit.span_frames)
+            waited = news.timestamp - news.fitted_timestamp >= self.settings.fit.every_s
+            if waited and fresh >= max(1, self.settings.fit.news * window) and self._may_speak(key):
+                due.append((-fresh / window, news.fitted_at > 0, key))
+        return [self.fit(key) for _, _, key in sorted(due)[:limit]]
+
+    def fit_all(self) -> list[MapFit]:
+        """Fit every map that has news and enough frames."""
+        return [
+            self.fit(key)
+            for key, news in sorted(self.news.items())
+            if news.frames > news.fitted_at and self._may_speak(key)
+        ]
+
+    def fit(self, key: MapKey) -> MapFit:
+        """Fit one map now, whatever it has."""
+        verdict = self._verdict(key)
+        news = self.news.setdefault(key, News())
+        news.fitted_at, news.fitted_timestamp = news.frames, news.timestamp
+        fit = MapFit(
+            key, verdict.flags, verdict.doubtful, verdict.judged, self._frames(key), news.train_id, news.timestamp
+        )
+        self.flags[key] = fit
+        return fit
+
+    def mask(self, module: int) -> Mask:
+        """The flags of the last fits of a module, without policy; NO_DATA, beside EDGE, where a map was never judged."""
+        shape = (len(self.spec.stages), len(self.cells))
+        excluded = self.spec.edge()
+        flags = np.empty((*shape, *self.spec.module_shape), np.uint8)
+        flags[...] = np.where(excluded, np.uint8(BadPixel.EDGE), np.uint8(BadPixel.NO_DATA))
+        judged, frames, train_id = np.zeros(shape, np.uint8), np.zeros(shape, np.int64), 0
+        for key, fit in self.flags.items():
+            if key.module == module and fit.judged:
+                at = key.gain_stage, key.cell - self.cells.start
+                flags[at] = np.where(excluded, np.uint8(BadPixel.EDGE), fit.flags)
+                judged[at], frames[at] = fit.judged, fit.frames
+                train_id = max(train_id, fit.train_id)
+        return Mask(module, flags, judged, frames, train_id)
+
+    def explain(self, key: MapKey, ss: int, fs: int) -> list[FeatureMap]:
+        """Why is this pixel bad? One FeatureMap per feature that spoke, of (1, 1) pixels."""
+        here = np.s_[ss : ss + 1, fs : fs + 1]
+        return [FeatureMap(m.name, m.flag, *(a[here] for a in m[2:])) for m in self._verdict(key).maps]
+
+    def _verdict(self, key: MapKey) -> Verdict:
+        module, stage, cell = key
+        indicators = [self._moments(DarkKey(module, INDICATORS, s), cell) for s in range(len(self.spec.stages))]
+        lit, at = [], cell - self.cells.start
+        for (m, _, s), stats in self.lit.items():
+            if (m, s) == (module, stage) and stats.frames[at]:
+                mean, count = stats.mean(at, self.timestamp)
+                window = stats.window(at, self.timestamp)
+                lit.append((LitCell(mean, count, *window), int(stats.frames[at])))
+        dark = self._moments(DarkKey(module, VALUES, stage), cell)
+        return judge_map(self.spec, self.settings, Evidence(stage, dark, indicators, lit, self.excluded[module]))
+
+    def _frames(self, key: MapKey) -> int:
+        at = key.cell - self.cells.start
+        dark = [v.frames[at] for k, v in self.dark.items() if k == DarkKey(key.module, VALUES, key.gain_stage)]
+        lit = [v.frames[at] for k, v in self.lit.items() if (k.module, k.gain_stage) == (key.module, key.gain_stage)]
+        return int(sum(dark) + sum(lit))
+
+    def _may_speak(self, key: MapKey) -> bool:
+        """Whether any statistics of a map have reached fit.min_frames."""
+        at, least = key.cell - self.cells.start, self.settings.fit.min_frames
+        dark = self.dark.get(DarkKey(key.module, VALUES, key.gain_stage))
+        return (dark is not None and dark.frames[at] >= least) or any(
+            stats.frames[at] >= least
+            for k, stats in self.lit.items()
+            if (k.module, k.gain_stage) == (key.module, key.gain_stage)
+        )
+
+    # ---- joining, keeping ---------------------------------------------------------------------------------------------
+
+    def merge(self, other: "MaskMaker") -> None:
+        """Add what another maker of the same detector, modules and cells has seen. Raises ConfigError if they differ."""
+        if (self.spec, self.modules, self.cells) != (other.spec, other.modules, other.cells):
+            raise ConfigError("only makers of the same detector, modules and cells can be merged")
+        for mine, theirs in ((self.dark, other.dark), (self.lit, other.lit)):
+            for key, stats in theirs.items():
+                if key in mine:
+                    mine[key].merge(stats)
+                else:
+                    mine[key] = type(stats).restore(stats.state())
+        for key, news in other.news.items():
+            ours = self.news.setdefault(key, News())
+            ours.frames += news.frames
+            ours.train_id, ours.timestamp = max(ours.train_id, news.train_id), max(ours.timestamp, news.timestamp)
+        self.timestamp = max(self.timestamp, other.timestamp)
+
+    def state(self) -> dict[str, NDArray]:
+        """Everything that restore() needs, as plain arrays by name."""
+        return archive.pack(self)
+
+    @staticmethod
+    def restore(state: dict[str, NDArray]) -> "MaskMaker":
+        """The maker of a state."""
+        return archive.unpack(state, MaskMaker)
+
+    def warm_up(self) -> None:
+        """Compile every kernel that this detector needs, before the first frame."""
+        side = tuple(min(side, asic) for side, asic in zip(self.settings.fit.tile, self.spec.asic_shape))
+        small = replace(self.spec, modules=1, cells=1, module_shape=side, asic_shape=side, edge_width=0)
+        few = replace_settings(self.settings, min_frames=rehearsal.FRAMES)
+        rehearsal.rehearse(MaskMaker(small, settings=few))
+
+
+def replace_settings(settings: Settings, **fit) -> Settings:
+    """The same settings, with some of [fit] changed, and F6 on every train."""
+    lit = structs.replace(settings.features.lit, every_train=1)
+    return structs.replace(
+        settings,
+        fit=structs.replace(settings.fit, **fit),
+        features=structs.replace(settings.features, lit=lit),
+    )

@@ -1,0 +1,45 @@
+"""Runs a small maker through every path of its detector, so that every kernel is compiled before the first frame.
+
+The frames are read-only, as those that sockets give: numba compiles another signature for them.
+"""
+
+import numpy as np
+
+from ..frames import Exposure, FrameBatch, Illumination
+
+FRAMES = 24  # enough for every fit over frames to be tried
+
+
+def rehearse(maker) -> None:
+    """Feed darks of every stage, then flat and sample frames, and fit. maker: an empty MaskMaker; spoilt afterwards."""
+    spec, rng = maker.spec, np.random.default_rng(0)
+    gain_type = np.uint8 if spec.packed else np.uint16
+    for train, exposure in enumerate(_exposures(len(spec.stages))):
+        pixels = rng.normal(100, 5, (FRAMES, *spec.module_shape)).astype(spec.dtype)
+        pixels.flags.writeable = False
+        gain = None
+        if spec.gain != "none":
+            stage = exposure.gain_stage or 0
+            level = spec.gain_codes[stage] if spec.gain == "code" else 4000 + 2000 * stage
+            gain = np.full(pixels.shape, level, gain_type)
+            gain.flags.writeable = False
+        ids = np.arange(train * FRAMES, (train + 1) * FRAMES, dtype=np.uint64)
+        maker.feed(
+            FrameBatch(
+                module=0,
+                pixels=pixels,
+                gain=gain,
+                cell=np.zeros(FRAMES, np.uint16),
+                train_id=ids,
+                complete=np.ones(FRAMES, bool),
+                timestamp=float(train),
+                exposure=exposure,
+                labelled_by="config",
+            )
+        )
+    maker.fit_all()
+
+
+def _exposures(stages: int) -> list[Exposure]:
+    darks = [Exposure(Illumination.DARK, stage) for stage in range(stages)]
+    return [*darks, Exposure(Illumination.FLAT), Exposure(Illumination.SAMPLE)]

@@ -1,0 +1,134 @@
+"""SnrStats: what F6 keeps of lit frames (section 3.3.1; algorithm 8): mean SNR, and how often it is beyond the counting cut.
+
+Both forget by replacement, never by subtraction: sums live in two half-windows, counts in a ring of time buckets, and a
+half or a bucket that is full is overwritten by the next but one, or when its turn comes round again. Each is closed when it
+has lasted its part of `span_s`, or has seen its part of `span_frames`, whichever comes first. Time comes in as data.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Of a flat exposure all frames count; a half is closed only before its uint16 counts could overflow.
+FLAT_HALF = 16384
+
+
+class Window(NamedTuple):
+    """What the live buckets add up to, for one cell. Each (ss, fs) int64."""
+
+    judged: NDArray
+    above: NDArray
+    below: NDArray
+
+
+class SnrStats:
+    """F6 under light, of one (module, illumination, gain stage). Mutable; one owner.
+
+    total, count: (2, cells, ss, fs) float32 sum of SNR, uint16 frames judged, per half-window.
+    judged, above, below: (buckets, cells, ss, fs) uint16 frames, SNR > cut, SNR < -cut, per time bucket.
+    frames: (cells,) int64, frames judged of each cell, ever. 60 B per pixel and cell with 8 buckets.
+    """
+
+    def __init__(
+        self, cells: int, shape: tuple[int, int], buckets: int, span_s: float, span_frames: int, forgets: bool
+    ):
+        self.shape = (cells, *shape)
+        self.span_s, self.span_frames, self.forgets = span_s, span_frames, forgets
+        self.total = np.zeros((2, *self.shape), np.float32)
+        self.count = np.zeros((2, *self.shape), np.uint16)
+        self.judged = np.zeros((buckets, *self.shape), np.uint16)
+        self.above = np.zeros((buckets, *self.shape), np.uint16)
+        self.below = np.zeros((buckets, *self.shape), np.uint16)
+        self.frames = np.zeros(cells, np.int64)
+        self.half = np.zeros(cells, np.int64)  # which half-window is open
+        self.half_frames = np.zeros((2, cells), np.int64)
+        self.half_start = np.full((2, cells), np.nan)  # data time, s
+        self.bucket = np.zeros(cells, np.int64)  # which bucket is open
+        self.bucket_frames = np.zeros((buckets, cells), np.int64)
+        self.bucket_start = np.full((buckets, cells), np.nan)
+
+    def open(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+        """The rows into which the next frame of a cell goes, (ss, fs) each: total, count, judged, above, below.
+
+        Closes the half-window and the bucket that this frame finds full or too old, and clears those it opens."""
+        if self.forgets:
+            half_s, half_frames = self.span_s / 2, self.span_frames // 2
+        else:
+            half_s, half_frames = np.inf, FLAT_HALF
+        h = self.half[cell]
+        if self.half_frames[h, cell] >= half_frames or timestamp - self.half_start[h, cell] >= half_s:
+            h = self.half[cell] = 1 - h
+            self.total[h, cell], self.count[h, cell], self.half_frames[h, cell] = 0, 0, 0
+            self.half_start[h, cell] = np.nan
+        if np.isnan(self.half_start[h, cell]):
+            self.half_start[h, cell] = timestamp
+        self.half_frames[h, cell] += 1
+        buckets = len(self.judged)
+        b = self.bucket[cell]
+        full = self.bucket_frames[b, cell] >= self.span_frames // buckets
+        if full or timestamp - self.bucket_start[b, cell] >= self.span_s / buckets:
+            b = self.bucket[cell] = (b + 1) % buckets
+            self.judged[b, cell], self.above[b, cell], self.below[b, cell], self.bucket_frames[b, cell] = 0, 0, 0, 0
+            self.bucket_start[b, cell] = np.nan
+        if np.isnan(self.bucket_start[b, cell]):
+            self.bucket_start[b, cell] = timestamp
+        self.bucket_frames[b, cell] += 1
+        self.frames[cell] += 1
+        return self.total[h, cell], self.count[h, cell], self.judged[b, cell], self.above[b, cell], self.below[b, cell]
+
+    def mean(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray]:
+        """(mean SNR, frames) over the live half-windows, (ss, fs) float64 and int64; nan where no frame was judged."""
+        live = self._live(self.half_start[:, cell], timestamp, np.inf if not self.forgets else 1.5 * self.span_s)
+        n = self.count[live, cell].astype(np.int64).sum(0)
+        total = self.total[live, cell].astype(np.float64).sum(0)
+        return np.where(n > 0, total, np.nan) / np.maximum(n, 1), n
+
+    def window(self, cell: int, timestamp: float) -> Window:
+        """Counts over the live buckets of a cell."""
+        live = self._live(self.bucket_start[:, cell], timestamp, self.span_s)
+        return Window(*(a[live, cell].astype(np.int64).sum(0) for a in (self.judged, self.above, self.below)))
+
+    def frames_in_window(self, cell: int, timestamp: float) -> int:
+        """Frames of a cell in its live buckets."""
+        return int(self.bucket_frames[self._live(self.bucket_start[:, cell], timestamp, self.span_s), cell].sum())
+
+    @staticmethod
+    def _live(start: NDArray, timestamp: float, span_s: float) -> NDArray:
+        return np.flatnonzero(~np.isnan(start) & ~(timestamp - start > span_s))
+
+    def merge(self, other: "SnrStats") -> None:
+        """Add what another shard saw. Counts are exact; sums of SNR hold to 0.02 sigma of the map.
+
+        Raises ValueError where a half-window or bucket would exceed its uint16."""
+        for mine, theirs in ((self.half_frames, other.half_frames), (self.bucket_frames, other.bucket_frames)):
+            if (mine + theirs).max() > np.iinfo(np.uint16).max:
+                raise ValueError(
+                    "too many frames in one time window to merge; merge fewer shards, or shorten span_frames"
+                )
+        for mine, theirs in ((self.half_start, other.half_start), (self.bucket_start, other.bucket_start)):
+            np.fmin(mine, theirs, out=mine)
+        for name in ("total", "count", "judged", "above", "below", "frames", "half_frames", "bucket_frames"):
+            getattr(self, name)[...] += getattr(other, name)
+
+    def state(self) -> dict[str, NDArray]:
+        """Everything that restore() needs, as plain arrays."""
+        return {name: getattr(self, name) for name in _ARRAYS} | {
+            "window": np.array([self.span_s, self.span_frames, self.forgets], float)
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, NDArray]) -> "SnrStats":
+        """The statistics of a state. The arrays are copied."""
+        buckets, cells, *shape = state["judged"].shape
+        span_s, span_frames, forgets = state["window"]
+        stats = cls(cells, tuple(shape), buckets, float(span_s), int(span_frames), bool(forgets))
+        for name in _ARRAYS:
+            getattr(stats, name)[...] = state[name]
+        return stats
+
+
+_ARRAYS = (
+    "total", "count", "judged", "above", "below", "frames",
+    "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start",
+)  # fmt: skip

@@ -108,7 +108,7 @@ class MaskMaker:
             else:
                 accepted.setdefault(stage, []).append(t)
                 self._tell(MapKey(batch.module, stage, cell), batch, take[t])
-        folded = np.sort(np.array(sum(accepted.values(), []), np.int64))
+        folded = np.sort(np.array([t for frames in accepted.values() for t in frames], np.int64))
         frames, at = batch.pixels[take] if len(take) != len(batch) else batch.pixels, cell - self.cells.start
         for stage in np.unique(where[folded] & INDICATOR) if len(folded) else ():
             if stage >= len(self.spec.stages):

@@ -25,7 +25,7 @@ def update_frames(frames, take, where, care, stage, count, mean, m2):
 
 @exact
 def merge_moments(sign, other_count, other_mean, other_m2, count, mean, m2):
-    """Join (sign = 1) or take out (sign = -1) the moments of another set of frames (Chan et al. 1979). Changes the last three."""
+    """Join (sign = 1) or take out (-1) the moments of another set of frames (Chan et al. 1979). Changes the last three."""
     for i in range(count.size):
         k = np.float64(other_count[i])
         n = np.float64(count[i])

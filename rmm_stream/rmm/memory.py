@@ -1,0 +1,56 @@
+"""What a configuration will need, part by part, before it is needed. Arithmetic over shapes; allocates nothing."""
+
+from typing import NamedTuple
+
+from ..config import Settings
+from ..detectors import DetectorSpec
+
+INTEGER_BYTES = 2 + 2 + 4 + 8  # reference, count, s1, s2 of IntegerStats
+WIDE_BYTES = 4 + 8 + 8  # of IntegerStats.wide
+FLOAT_BYTES = 4 + 8 + 8  # count, mean, m2 of FloatStats
+HALVES_BYTES = 2 * (4 + 2)  # two half-windows of total and count of SnrStats
+BUCKET_BYTES = 3 * 2  # judged, above, below of one time bucket
+OFFSET_BYTES = 4  # float32 dark mean that F6 subtracts
+CUT_BYTES = 4  # float32 threshold between two stages
+FLAG_BYTES = 3  # last fit (flags and doubtful) and published flags of a map
+GATE_BYTES = 8 * (65536 // 17)  # base frame of F1, per cell and stage, at most
+
+
+class Part(NamedTuple):
+    """part: its name. when: what brings it. size: bytes. on_top: beyond the narrow sums and one lit stage."""
+
+    part: str
+    when: str
+    size: int
+    on_top: bool
+
+
+def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> list[Part]:
+    """The parts that a maker of so many modules and cells will allocate, and when. Each exposure brings its own."""
+    pixels = modules * cells * spec.module_shape[0] * spec.module_shape[1]
+    sums = INTEGER_BYTES if spec.exact else FLOAT_BYTES
+    f6 = HALVES_BYTES + BUCKET_BYTES * settings.features.lit.buckets
+    parts = []
+    for name in spec.stages:
+        parts.append(Part(f"dark values, {name}", f"first dark frame in {name}", pixels * sums, False))
+        if spec.gain != "none":
+            size = INTEGER_BYTES - (1 if spec.packed else 0)  # a packed code's reference is one byte
+            parts.append(Part(f"dark gain indicator, {name}", f"first dark frame in {name}", pixels * size, False))
+    parts.append(Part(f"F6, flat, {spec.stages[0]}", "first judged flat frame", pixels * f6, False))
+    parts.append(Part(f"F6, sample, {spec.stages[0]}", "first judged sample frame", pixels * f6, True))
+    for name in spec.stages[1:]:
+        parts.append(Part(f"F6, {name}", f"lit frames, where most pixels of a tile are in {name}", pixels * f6, True))
+    if spec.exact:
+        quantities = len(spec.stages) * (2 if spec.gain != "none" else 1)
+        parts.append(Part("wide sums", "32,768 dark frames of a cell", quantities * pixels * WIDE_BYTES, True))
+    if not (spec.calibrated or spec.counting):
+        parts.append(Part("offsets for F6", "lit frames, per stage that is lit", pixels * OFFSET_BYTES, True))
+    if spec.gain == "analogue":
+        cuts = (len(spec.stages) - 1) * CUT_BYTES
+        parts.append(Part("gain thresholds", "free-running frames", pixels * cuts, True))
+    maps = len(spec.stages)
+    parts.append(Part("flags", "fits and publication", maps * pixels * FLAG_BYTES, True))
+    parts.append(
+        Part("frame gate", "dark frames", modules * cells * maps * (GATE_BYTES + 8 * settings.gate.history), True)
+    )
+    return parts

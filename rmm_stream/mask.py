@@ -40,6 +40,7 @@ class MapFit:
     flags: (ss, fs) uint8, bits with abs(SNR) > cut, and NO_DATA. doubtful: the same at the lower clear_cut.
     judged: features that had enough frames to speak; 0: none yet.
     frames: frames behind it. train_id: the last train behind it. timestamp: data time, s.
+    suspected: (ss, fs) bool, pixels held back as signal of the sample: shaped like a Bragg spot; None: not asked.
     """
 
     key: MapKey
@@ -49,6 +50,7 @@ class MapFit:
     frames: int
     train_id: int
     timestamp: float
+    suspected: NDArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,8 +286,9 @@ class MaskMaker:
         news = self.news.setdefault(key, News())
         news.fitted_at, news.fitted_timestamp = news.frames, news.timestamp
         fit = MapFit(
-            key, verdict.flags, verdict.doubtful, verdict.judged, self._frames(key), news.train_id, news.timestamp
-        )
+            key, verdict.flags, verdict.doubtful, verdict.judged, self._frames(key), news.train_id, news.timestamp,
+            verdict.suspected,
+        )  # fmt: skip
         self.flags[key] = fit
         return fit
 
@@ -315,11 +316,12 @@ class MaskMaker:
         module, stage, cell = key
         indicators = [self._moments(DarkKey(module, INDICATORS, s), cell) for s in range(len(self.spec.stages))]
         lit, at = [], cell - self.cells.start
-        for (m, _, s), stats in self.lit.items():
+        for (m, illumination, s), stats in self.lit.items():
             if (m, s) == (module, stage) and stats.frames[at]:
                 mean, count = stats.mean(at, self.timestamp)
                 window = stats.window(at, self.timestamp)
-                lit.append((LitCell(mean, count, *window), int(stats.frames[at])))
+                sample = illumination is Illumination.SAMPLE
+                lit.append((LitCell(mean, count, *window, sample), int(stats.frames[at])))
         dark = self._moments(DarkKey(module, VALUES, stage), cell)
         return judge_map(self.spec, self.settings, Evidence(stage, dark, indicators, lit, self.excluded[module]))
 

@@ -13,6 +13,7 @@ from ..detectors import DetectorSpec
 from ..mask import BadPixel
 from .features import FEATURES, FeatureMap, LitCell, Needs, RuleFeature
 from .outliers import judge, tiles
+from .signal import spot_shaped
 from .stats import Moments
 
 NO_DATA = np.uint8(BadPixel.NO_DATA)
@@ -33,10 +34,13 @@ class Evidence(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """flags, doubtful: (ss, fs) uint8. judged: features that spoke. maps: what each saw, for explaining."""
+    """flags, doubtful: (ss, fs) uint8. suspected: (ss, fs) bool, held back as signal of the sample.
+
+    judged: features that spoke. maps: what each saw, for explaining."""
 
     flags: NDArray
     doubtful: NDArray
+    suspected: NDArray
     judged: BadPixel
     maps: list[FeatureMap]
 
@@ -44,11 +48,13 @@ class Verdict(NamedTuple):
 def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence) -> Verdict:
     """Let every feature that has enough frames speak about one map."""
     flags, doubtful = (np.zeros(spec.module_shape, np.uint8) for _ in range(2))
+    suspected = np.zeros(spec.module_shape, bool)
+    spots: dict[int, NDArray] = {}  # per lit source
     judged, maps = BadPixel(0), []
     for feature in FEATURES:
         if not feature.applies(spec):
             continue
-        for source in _sources(feature.needs, seen, settings.fit.min_frames):
+        for n, source in enumerate(_sources(feature.needs, seen, settings.fit.min_frames)):
             judged |= feature.flag
             if isinstance(feature, RuleFeature):
                 for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
@@ -57,17 +63,23 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence) -> Verdict
             found, unfit = _fitted(feature, spec, settings, source, seen.excluded)
             maps.append(found)
             far = found.snr if feature.above_only else np.abs(found.snr)
+            if feature.spots and source.sample:  # the shape in one feature holds for those that follow it
+                spots[n] = spots.get(n, False) | _spots(found, seen.excluded)
+            signal = spots.get(n, False) if feature.spots else False
             for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
                 bad = far > cut  # false for nan
                 if feature.only is not None:
                     bad &= feature.only(found.values, settings)
+                if out is flags:
+                    suspected |= bad & signal
+                bad &= ~np.asarray(signal, bool)
                 out[bad] |= np.uint8(feature.flag)
                 out[unfit] |= NO_DATA
     if seen.dark is not None and seen.dark[1] >= settings.fit.min_frames:
         silent = (seen.dark[0].count < settings.fit.min_frames / 2) & ~seen.excluded
         flags[silent] |= NO_DATA
         doubtful[silent] |= NO_DATA
-    return Verdict(flags, doubtful, judged, maps)
+    return Verdict(flags, doubtful, suspected & (flags == 0), judged, maps)
 
 
 def _sources(needs: Needs, seen: Evidence, least: int) -> list:
@@ -82,6 +94,11 @@ def _sources(needs: Needs, seen: Evidence, least: int) -> list:
             return [enough] if all(g is not None for g in enough) else []
         case Needs.LIT:
             return [lit for lit, frames in seen.lit if frames >= least]
+
+
+def _spots(found: FeatureMap, excluded: NDArray) -> NDArray:
+    """(ss, fs) bool: pixels that are high in the shape of a spot. One without a value was in another gain stage."""
+    return (found.snr > 0) & spot_shaped(found.snr, np.isnan(found.values) & ~excluded)
 
 
 def _fitted(feature, spec, settings, source, excluded) -> tuple[FeatureMap, NDArray]:

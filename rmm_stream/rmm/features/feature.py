@@ -22,13 +22,16 @@ class Needs(Enum):
 
 
 class LitCell(NamedTuple):
-    """What F6 has of one map: mean SNR and frames behind it, and counts in the time window. All (ss, fs)."""
+    """What F6 has of one map: mean SNR and frames behind it, and counts in the time window. All (ss, fs).
+
+    sample: the light came through a sample, so that what is bright may be signal."""
 
     mean: NDArray
     count: NDArray
     judged: NDArray
     above: NDArray
     below: NDArray
+    sample: bool = False
 
 
 def everywhere(spec: DetectorSpec) -> bool:
@@ -47,7 +50,8 @@ class FittedFeature:
     values(source): (ss, fs) float64, nan where a pixel has none. count(source): (ss, fs) frames behind each value.
     floor(spec): least sigma that is believed, in the unit of the values.
     least_scale(source, model): (ss, fs), least sigma per pixel, or None. only(values, settings): (ss, fs) bool, a further
-    condition for being bad, or None. above_only: values below the model are never bad. applies(spec): on this detector.
+    condition for being bad, or None. above_only: values below the model are never bad. spots: above means bright, so that
+    on sample data what is shaped like a spot is signal. applies(spec): on this detector.
     """
 
     name: str
@@ -59,6 +63,7 @@ class FittedFeature:
     least_scale: Callable[[Any, NDArray], NDArray] | None = None
     only: Callable[[NDArray, Settings], NDArray] | None = None
     above_only: bool = False
+    spots: bool = False
     applies: Callable[[DetectorSpec], bool] = everywhere
 
 

@@ -34,7 +34,7 @@ def often_enough(share: NDArray, settings: Settings) -> NDArray:
     return share >= settings.features.lit_rate.min_share
 
 
-def _feature(name, values) -> FittedFeature:
+def _feature(name, values, spots) -> FittedFeature:
     return FittedFeature(
         name,
         BadPixel.LIT_SNR,
@@ -45,8 +45,9 @@ def _feature(name, values) -> FittedFeature:
         least_scale=binomial_scale,
         only=often_enough,
         above_only=True,
+        spots=spots,
     )
 
 
-LIT_RATE_ABOVE = _feature("lit rate above", share_above)
-LIT_RATE_BELOW = _feature("lit rate below", share_below)
+LIT_RATE_ABOVE = _feature("lit rate above", share_above, spots=True)
+LIT_RATE_BELOW = _feature("lit rate below", share_below, spots=False)

@@ -1,0 +1,251 @@
+"""Run it once: masks from files, the same maker as live. One job is one module and a range of memory cells.
+
+Knows only `concurrent.futures.Executor`: this thread, processes of one machine, or a cluster. F1 takes two passes over
+the darks, as in the paper: all frames of a cell are judged against each other before any of them is accumulated.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import Settings
+from .detectors import DetectorSpec
+from .errors import ConfigError
+from .frames import Exposure, FrameBatch, Illumination
+from .mask import Mask
+from .policy import MaskPolicy
+from .policy.overlay import overlay
+from .rmm import MaskMaker
+from .rmm.gate import frame_means, outlying
+from .shard import Shard
+from .sources.frame_stack import FrameStack
+from .sources.hdf5 import frames
+
+#: Memory cells of one job at most: bounds its memory (AGIPD: a tenth of a module), and a long run shows progress.
+CELLS_PER_JOB = 32
+
+#: Dark before lit, since F6 subtracts the offset.
+ORDER = (Illumination.DARK, Illumination.FLAT, Illumination.SAMPLE)
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Frames in a file, and the conditions under which they were taken."""
+
+    stack: FrameStack
+    exposure: Exposure
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one call needs; plain data, so that it can travel to another process.
+
+    inputs: those that have frames of this module. static: (ss, fs) bool, True = bad, or None.
+    """
+
+    spec: DetectorSpec
+    settings: Settings
+    inputs: tuple[Input, ...]
+    shard: Shard
+    static: NDArray | None = None
+
+
+class Accumulated(NamedTuple):
+    """A maker that has seen all frames of a job, and what Done says of them."""
+
+    maker: MaskMaker
+    read: int
+    accepted: int
+    rejected: Counter
+
+
+class Done(NamedTuple):
+    """What came of a job. read: frames read, those of both passes; accepted, rejected: frames, by reason."""
+
+    mask: Mask
+    read: int
+    accepted: int
+    rejected: Counter
+
+
+class Made(NamedTuple):
+    """Masks in the order of the modules; accepted, rejected: frames of all modules, by reason."""
+
+    masks: list[Mask]
+    accepted: int
+    rejected: Counter
+
+
+def make_masks(
+    spec: DetectorSpec,
+    settings: Settings,
+    inputs: Sequence[Input],
+    modules: Sequence[int],
+    cells: range | None = None,
+    executor: Executor | None = None,
+    progress: Tick | None = None,
+    *,
+    static: Mapping[int, NDArray] | None = None,
+    cells_per_job: int = CELLS_PER_JOB,
+) -> Made:
+    """The masks of some modules and a range of memory cells (None: all) from files.
+
+    executor: runs the jobs; None: this thread. progress: called with the frames read so far, of `frames_to_read`; with an
+    executor, after each job. static: per module (ss, fs) bool, pixels that are bad whatever they show.
+    Raises ConfigError where a module has no input, DataError where a file cannot be read.
+    """
+    cells = range(spec.cells) if cells is None else cells
+    jobs = list(_jobs(spec, settings, inputs, modules, cells, static or {}, cells_per_job))
+    read = 0
+
+    def tick(frames_read: int) -> None:
+        nonlocal read
+        read += frames_read
+        if progress:
+            progress(read)
+
+    done = _run_here(jobs, tick) if executor is None else _run_on(executor, jobs, tick)
+    masks = [_join([d.mask for job, d in zip(jobs, done) if job.shard.module == module]) for module in modules]
+    return Made(masks, sum(d.accepted for d in done), sum((d.rejected for d in done), Counter()))
+
+
+def frames_to_read(spec: DetectorSpec, inputs: Sequence[Input], modules: Sequence[int], cells: range) -> int:
+    """How many frames make_masks will read, those of both passes; an estimate where only some cells are asked for."""
+    frames = sum(_passes(given) * len(given.stack) for m in modules for given in inputs if given.stack.has(m))
+    return frames * len(cells) // spec.cells
+
+
+def run_job(job: Job, tick: Tick | None = None) -> Done:
+    """The mask of one shard. tick: called with the number of frames just read."""
+    maker, read, accepted, rejected = accumulate(job, tick)
+    module = job.shard.module
+    policy = MaskPolicy(job.spec, {module: overlay(job.spec, job.static)}, job.shard.cells)
+    for fit in maker.fit_all():
+        policy.judge(fit)
+    return Done(policy.mask(module), read, accepted, rejected)
+
+
+def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
+    """Everything before the fits: both passes over the darks, then the lit frames."""
+    shard = job.shard
+    exclude = None if job.static is None else {shard.module: job.static}
+    maker = MaskMaker(job.spec, [shard.module], shard.cells, job.settings, exclude=exclude, gate=False)
+    read, accepted, rejected = 0, 0, Counter()
+
+    def count(batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        nonlocal read
+        for batch in batches:
+            read += len(batch)
+            yield batch
+            if tick:
+                tick(len(batch))
+
+    for illumination in ORDER:
+        for exposure in _exposures(job.inputs, illumination):
+            inputs = [given for given in job.inputs if given.exposure == exposure]
+            gated = _gated(job, inputs, count) if illumination is Illumination.DARK else {}
+            rejected["gated"] += sum(int(out.sum()) for out in gated.values())
+            seen = Counter()
+            for batch in count(_read(job, inputs)):
+                fed = maker.feed(_without(batch, gated, seen))
+                accepted += fed.accepted
+                rejected += fed.rejected
+    return Accumulated(maker, read, accepted, +rejected)
+
+
+def _jobs(spec, settings, inputs, modules, cells, static, cells_per_job) -> Iterator[Job]:
+    for module in modules:
+        mine = tuple(given for given in inputs if given.stack.has(module))
+        if not mine or not 0 <= module < spec.modules:
+            raise ConfigError(
+                f"no input has frames of module {module} of {spec.name}: give one, or leave the module out"
+            )
+        whole = Shard(module, cells.start, cells.stop - 1)
+        for shard in whole.split(ceil(len(cells) / cells_per_job)):
+            yield Job(spec, settings, mine, shard, static.get(module))
+
+
+def _run_here(jobs: Sequence[Job], tick: Tick) -> list[Done]:
+    return [run_job(job, tick) for job in jobs]
+
+
+def _run_on(executor: Executor, jobs: Sequence[Job], tick: Tick) -> list[Done]:
+    futures = [executor.submit(run_job, job) for job in jobs]
+    try:
+        for future in as_completed(futures):
+            tick(future.result().read)
+    except BaseException:  # one failure ends the run; what has not begun need not begin
+        for future in futures:
+            future.cancel()
+        raise
+    return [future.result() for future in futures]
+
+
+def _exposures(inputs: Sequence[Input], illumination: Illumination) -> list[Exposure]:
+    """Those with frames, in the order given, each once."""
+    return list(dict.fromkeys(given.exposure for given in inputs if given.exposure.illumination is illumination))
+
+
+def _passes(given: Input) -> int:
+    return 2 if given.exposure.illumination is Illumination.DARK else 1
+
+
+def _read(job: Job, inputs: Sequence[Input], indicator: bool = True) -> Iterator[FrameBatch]:
+    for given in inputs:
+        yield from frames(
+            given.stack, job.spec, job.shard.module, given.exposure, cells=job.shard.cells, indicator=indicator
+        )
+
+
+def _gated(job: Job, inputs: Sequence[Input], count) -> dict[int, NDArray]:
+    """F1, first pass: for each cell, (n,) bool in reading order, the frames of one exposure unlike the others."""
+    bases: dict[int, NDArray] = {}
+    means: dict[int, list[NDArray]] = {}
+    for batch in count(_read(job, inputs, indicator=False)):
+        for cell in np.unique(batch.cell).tolist():
+            pixels = batch.pixels[batch.cell == cell]
+            base = bases.setdefault(cell, pixels[0].copy())
+            means.setdefault(cell, []).append(frame_means(pixels, job.spec, base))
+    settings = job.settings
+    return {cell: outlying(np.concatenate(some), settings.gate, job.spec, settings.fit) for cell, some in means.items()}
+
+
+def _without(batch: FrameBatch, gated: Mapping[int, NDArray], seen: Counter) -> FrameBatch:
+    """The batch without its gated frames. seen: frames of each cell before this batch; moved on."""
+    keep = np.ones(len(batch), bool)
+    for cell in np.unique(batch.cell).tolist() if gated else ():
+        here = np.flatnonzero(batch.cell == cell)
+        keep[here] = ~gated[cell][seen[cell] : seen[cell] + len(here)]
+        seen[cell] += len(here)
+    if keep.all():
+        return batch
+    return changed(
+        batch,
+        pixels=batch.pixels[keep],
+        gain=None if batch.gain is None else batch.gain[keep],
+        cell=batch.cell[keep],
+        train_id=batch.train_id[keep],
+        complete=batch.complete[keep],
+    )
+
+
+def _join(parts: Sequence[Mask]) -> Mask:
+    """One mask of the shards of a module, in the order of their cells."""
+    if len(parts) == 1:
+        return parts[0]
+    return Mask(
+        module=parts[0].module,
+        flags=np.concatenate([part.flags for part in parts], axis=1),
+        judged=np.concatenate([part.judged for part in parts], axis=1),
+        frames=np.concatenate([part.frames for part in parts], axis=1),
+        train_id=max(part.train_id for part in parts),
+    )

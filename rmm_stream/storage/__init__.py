@@ -1,0 +1,1 @@
+"""Files that leave the program: masks and pictures, always replaced whole. Knows nothing of streams or statistics."""

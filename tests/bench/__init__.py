@@ -1,0 +1,1 @@
+"""Benchmarks: each bar beside its baseline, interleaved in one run, CPU time, medians. Ratios are results; times are not."""

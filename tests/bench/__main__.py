@@ -1,0 +1,34 @@
+"""python -m tests.bench [NAME...] [--json FILE]: measure the bars and print name | ours | baseline | ratio | goal.
+
+Exit code 1 where a bar is missed. BARS is a literal table: a new bar is a file with a `measure` and a line here.
+"""
+
+import argparse
+import json
+import sys
+from importlib import import_module
+
+BARS = {"client-import": "tests.bench.client_import"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BARS)}; none: all")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    unknown = set(args.names) - set(BARS)
+    if unknown:
+        parser.error(f"unknown bar {', '.join(unknown)}; known: {', '.join(BARS)}")
+    rows = [row for name in args.names or BARS for row in import_module(BARS[name]).measure()]
+    print(f"{'name':<28} {'ours':>12} {'baseline':>12} {'ratio':>8}  goal")
+    for row in rows:
+        met = "" if row.met else "  MISSED"
+        print(f"{row.name:<28} {row.ours:>12.4f} {row.baseline:>12.4f} {row.ratio:>8.3f}  {row.goal}{met}")
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump([{**row._asdict(), "ratio": row.ratio, "met": row.met} for row in rows], file, indent=1)
+    return 0 if all(row.met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

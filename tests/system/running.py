@@ -68,7 +68,7 @@ def running(toml: str):
         yield service
     finally:
         service.halt()
-        if service.service.status().state in ("running", "starting"):
+        if service.error is None and service.service.status().state in ("running", "starting"):
             service.service.stop()
         else:
             service.service.abandon()

@@ -1,0 +1,99 @@
+"""The files of a running service: when the live file and the mask file are written, and with which version.
+
+Called by one thread, never by the worker: a slow disk delays a file, not a frame. A disk that fails is an alarm and is
+tried again; publication goes on.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..config import Store
+from ..detectors import DetectorSpec
+from ..errors import ConfigError, DataError
+from ..mask import Mask
+from ..sources.complaints import Complaints
+from ..storage.live_file import write_live
+from ..storage.mask_file import Provenance, read_mask, write_mask
+from .status import Status, assemble
+
+log = logging.getLogger(__name__)
+
+LIVE_S = 1.0  # least time between two live files
+MASK_S = 30.0  # least time between two mask files that nobody asked for
+RETRY_S = 10.0  # after a failure
+
+
+class MaskFiles:
+    """Mutable; one owner. version: of the mask file last written, 0 where there is none; goes on from what is on disk."""
+
+    def __init__(
+        self, store: Store, spec: DetectorSpec, settings_digest: str, clock: Callable[[], float] = time.monotonic
+    ):
+        self._store, self._spec, self._digest, self._clock = store, spec, settings_digest, clock
+        self._complaints = Complaints(log, clock)
+        self._live_serial = -1  # the live file is written at the start, too: a reader finds it before the first fit
+        self._live_after = self._mask_after = -float("inf")
+        self._ended = 0
+        self.version = self._found()
+        self.alarms: dict[str, str] = {}
+
+    def step(self, status: Status, commit: bool = False) -> None:
+        """Write what is due. commit: the mask file is asked for, and its time has come."""
+        now = self._clock()
+        serial = sum(module.serial for module in status.modules.values())
+        if self._store.live_file and serial != self._live_serial and now >= self._live_after:
+            done = self._attempt("live_file", self.write_live, status)
+            self._live_after = now + (LIVE_S if done else RETRY_S)
+            self._live_serial = serial if done else self._live_serial
+        ended = status.exposures_ended != self._ended and now >= self._mask_after
+        if self._store.mask_file and (commit or ended):
+            done = self._attempt("mask_file", self.write_mask, status)
+            self._mask_after = now + (MASK_S if done else RETRY_S)
+            self._ended = status.exposures_ended if done else -1  # -1: try again
+
+    def finish(self, status: Status) -> bool:
+        """Write both for the last time. Returns whether that went well."""
+        live = not self._store.live_file or self._attempt("live_file", self.write_live, status)
+        mask = not self._store.mask_file or self._attempt("mask_file", self.write_mask, status)
+        return live and mask
+
+    def write_live(self, status: Status) -> None:
+        """Replace the live file. Raises OSError."""
+        write_live(self._store.live_file, self._spec, self._masks(status), provenance=self._provenance(status))
+
+    def write_mask(self, status: Status) -> None:
+        """Replace the mask file by the next version. Raises OSError."""
+        provenance = replace(self._provenance(status), version=self.version + 1)
+        write_mask(self._store.mask_file, self._spec, self._masks(status), cells=status.cells, provenance=provenance)
+        self.version += 1
+        log.info("mask written to %s", self._store.mask_file, extra={"event": "mask", "version": self.version})
+
+    def _attempt(self, key: str, write: Callable[[Status], None], status: Status) -> bool:
+        try:
+            write(status)
+        except OSError as e:
+            self.alarms[key] = f"store.{key} cannot be written: {e.strerror or e}; trying again"
+            self._complaints.say(key, self.alarms[key], level=logging.ERROR)
+            return False
+        self.alarms.pop(key, None)
+        return True
+
+    def _masks(self, status: Status) -> list[Mask]:
+        return [assemble(status, module) for module in status.overlay]
+
+    def _provenance(self, status: Status) -> Provenance:
+        return Provenance(self.version, status.epoch, status.generation, self._digest)
+
+    def _found(self) -> int:
+        """The version of the mask file of an earlier life; 0 where there is none, or none that can be read."""
+        if not self._store.mask_file:
+            return 0
+        try:
+            return read_mask(self._store.mask_file).provenance.version
+        except DataError as e:
+            log.warning("versions start again from 1: %s", e, extra={"event": "mask"})
+        except ConfigError:  # there is none yet
+            return 0
+        return 0

@@ -1,0 +1,101 @@
+"""Allocator settings for large messages, and what a configuration needs, part by part.
+
+With default settings the allocator returns each train to the system and takes page faults for the next: that alone loses
+frames. Call `tune` and `touch` before the first socket opens; `plan` is what `check` prints.
+"""
+
+import ctypes
+
+import numpy as np
+
+from ..config import Config
+from ..rmm.memory import Part
+from ..rmm.memory import plan as plan_maker
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+GIB = 1 << 30
+PAGE = 4096
+
+
+def tune() -> bool:
+    """Keep freed buffers in the process, in one arena: mallopt. Returns False, quietly, where there is no glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((M_MMAP_THRESHOLD, GIB), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
+    done = [mallopt(key, value) for key, value in settings]  # all of them, also when one is refused
+    return all(done)
+
+
+def touch(nbytes: int, buffers: int) -> int:
+    """Allocate and free `buffers` buffers, writing to each page, so that the first trains find them mapped.
+
+    Never more than an eighth of the machine's memory. Returns the bytes touched.
+    """
+    nbytes, room = max(1, nbytes), machine_memory() // 8
+    buffers = min(buffers, room // nbytes)
+    held = [np.empty(nbytes, np.uint8) for _ in range(buffers)]
+    for buffer in held:
+        buffer[::PAGE] = 0
+    return nbytes * len(held)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has; 8 GiB where it does not say."""
+    try:
+        with open("/proc/meminfo") as info:
+            return int(next(line for line in info if line.startswith("MemTotal")).split()[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 8 * GIB
+
+
+def message_bytes(config: Config) -> int:
+    """Bytes of one message as configured: every memory cell of one module, with its indicator.
+
+    A source without "{module}" in its name stacks all modules of the detector into one message.
+    """
+    spec = config.detector.spec()
+    frame = spec.module_shape[0] * spec.module_shape[1] * spec.dtype.itemsize
+    planes = 2 if spec.gain == "analogue" or (spec.gain == "code" and not spec.packed) else 1
+    modules = 1 if "{module}" in config.source.name or config.source.protocol == "native" else spec.modules
+    return frame * planes * spec.cells * modules
+
+
+def buffers(config: Config) -> int:
+    """Messages that may be in flight at once: ZeroMQ's, the queue's, the receiver's and the worker's."""
+    return len(config.source.endpoints) * (config.source.hwm + 1) + config.source.queue + 1
+
+
+def plan(config: Config) -> list[Part]:
+    """What the whole service will need: the program, the messages in flight, and the parts of the maker."""
+    spec = config.detector.spec()
+    in_flight = Part("messages", f"start: {buffers(config)} in flight", message_bytes(config) * buffers(config), False)
+    program = Part("program", "start, kernels compiled", resident(), False)
+    return [program, in_flight, *plan_maker(spec, len(config.modules), len(config.cells), config.settings)]
+
+
+def resident() -> int:
+    """Bytes of memory that this process occupies; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as counts:
+            return int(counts.read().split()[1]) * PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def held(maker) -> dict[str, int]:
+    """Bytes that the statistics of a MaskMaker occupy at this moment, by kind."""
+    parts = {"dark_value": 0, "dark_indicator": 0, "flat": 0, "sample": 0}
+    for key, stats in maker.dark.items():
+        parts[f"dark_{key.quantity}"] += _arrays(stats)
+    for key, stats in maker.lit.items():
+        parts[key.illumination.value] += _arrays(stats)
+    return {**parts, "resident": resident()}
+
+
+def _arrays(stats) -> int:
+    """Bytes of all arrays that some statistics hold, in attributes and in tables of them."""
+    values = [*vars(stats).values()]
+    values += [inner for value in values if isinstance(value, dict) for inner in value.values()]
+    return sum(value.nbytes for value in values if isinstance(value, np.ndarray))

@@ -1,0 +1,91 @@
+"""From a configuration to the parts of a service. Reads the files that it names; opens no socket, writes nothing.
+
+All that can be wrong with a configuration is found here, so that `check` and `run` refuse the same ones.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..detectors import DetectorSpec
+from ..errors import ConfigError, DataError
+from ..exposure import ExposureLabeler
+from ..policy import MaskPolicy
+from ..policy.overlay import overlay
+from ..rmm import MaskMaker
+from ..shard import Shard
+from ..storage.static_mask import read_static_mask
+from ..wire import make_decoder
+from ..wire.decoder import Decoder
+from .status import ModuleStatus, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a worker owns, and what it starts from. overlays: (ss, fs) uint8 EDGE | USER by module."""
+
+    spec: DetectorSpec
+    shards: tuple[Shard, ...]
+    decoder: Decoder
+    labeler: ExposureLabeler
+    maker: MaskMaker
+    policy: MaskPolicy
+    overlays: dict[int, NDArray]
+    status: Status
+
+
+def prepare(config: Config) -> Parts:
+    """Raises ConfigError: a file that is not there or does not fit, a source that does not fit the detector."""
+    spec, modules, cells = config.detector.spec(), config.modules, config.cells
+    check_places(config)
+    static = static_masks(config, spec)
+    overlays = {module: overlay(spec, static.get(module)) for module in modules}
+    shards = tuple(Shard(module, cells[0], cells[-1]) for module in modules)
+    maps = len(spec.stages) * len(cells)
+    return Parts(
+        spec=spec,
+        shards=shards,
+        decoder=make_decoder(config),
+        labeler=ExposureLabeler(config.exposure.default_exposure),
+        maker=MaskMaker(spec, modules, cells, config.settings, {m: static[m] for m in modules if m in static}),
+        policy=MaskPolicy(spec, overlays, cells),
+        overlays=overlays,
+        status=Status(
+            detector=spec.name,
+            stages=len(spec.stages),
+            cells=cells,
+            modules={module: ModuleStatus(module, maps) for module in modules},
+            shard=shards[0].name if len(shards) == 1 else f"{shards[0].name} to {shards[-1].name}",
+            overlay=overlays,
+        ),
+    )
+
+
+def static_masks(config: Config, spec: DetectorSpec) -> dict[int, NDArray]:
+    """(ss, fs) bool by module, from policy.static_mask; {} without one."""
+    path = config.policy.static_mask
+    if not path:
+        return {}
+    try:
+        return read_static_mask(path, spec)
+    except (ConfigError, DataError) as e:
+        raise ConfigError(f"policy.static_mask = {path!r}: {e}") from None
+
+
+def check_places(config: Config) -> None:
+    """Raises ConfigError where a file that the service shall write has no directory to be written in."""
+    for key in ("mask_file", "live_file"):
+        path = getattr(config.store, key)
+        if path and not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
+            where = Path(path).absolute().parent
+            problem = "may not be written to" if where.is_dir() else "does not exist"
+            raise ConfigError(f"store.{key} = {path!r}: the directory {where} {problem}")
+
+
+def state_directory(config: Config) -> Path:
+    """Where the lease lives: store.directory, else $STATE_DIRECTORY, else ./state."""
+    named = config.store.directory or os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "state"
+    return Path(named)

@@ -1,0 +1,306 @@
+"""The service: wires the parts, starts them in the one right order, watches over them, stops them.
+
+Its owner, the main thread, calls `start`, then `step` a few times a second, then `stop`. Masks on disk, lease and
+watchdog are the main thread's; frames are the receiver's, maps the worker's, sockets the publisher's.
+"""
+
+import logging
+import queue
+import signal
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from .. import __version__
+from ..config import Config
+from ..errors import ConfigError, LeaseLost, RmmError
+from ..frames import Exposure, Illumination
+from ..mask import MapChange
+from ..publisher import Publisher, Request
+from ..sources.zmq import ZmqSource
+from ..storage.lease import Lease
+from ..wire.masks import CommitRequest
+from . import memory
+from .app import HttpServer
+from .files import MaskFiles
+from .notify import notify
+from .prepare import prepare, state_directory
+from .receiver import Receiver
+from .status import Status, health
+from .worker import Expose, Worker
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.2
+LEASE_S = 1.0  # how often the lease is read again
+SILENT_S = 5.0  # a worker that has not turned for so long gets no heartbeat
+STOP_S = 60.0  # for the last fit of all maps
+SAY_S = 60.0  # how often the log says how it goes
+
+
+class ServiceFailed(RuntimeError):
+    """A part of the service ended that should not have; its own error is the cause, and in the log."""
+
+
+class Service:
+    """One configuration, running.
+
+    source: stands in for the sockets of the configuration. tune_memory: set the allocator of this process.
+    """
+
+    def __init__(self, config: Config, source=None, tune_memory: bool = False):
+        """Raises ConfigError for what is wrong with the configuration or the files it names; opens nothing."""
+        self.config = config
+        self._parts = prepare(config)
+        self._source, self._tune_memory = source, tune_memory
+        self._frames: queue.Queue = queue.Queue(config.source.queue)
+        self._requests: queue.SimpleQueue[Expose] = queue.SimpleQueue()
+        self._commits = threading.Event()
+        self._leases: list[Lease] = []
+        self._publisher: Publisher | None = None
+        self._receiver: Receiver | None = None
+        self._http: HttpServer | None = None
+        self._worker = Worker(
+            self._parts.maker, self._parts.policy, self._parts.labeler, self._parts.status, self._publish,
+            self._frames, self._requests,
+        )  # fmt: skip
+        self._files = MaskFiles(config.store, self._parts.spec, config.digest)
+        self._fed = (-1, -1)  # turns of worker and receiver at the last sign of life
+        self._lease_at = self._said_at = 0.0
+        self._said_frames = 0
+
+    # What others ask -------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """The present Status, complete. Any thread may ask."""
+        status = self._worker.status
+        version, publisher = self._files.version, self._publisher
+        alarms = (*status.alarms, *self._files.alarms.values())
+        return replace(
+            status,
+            modules={number: replace(module, version=version) for number, module in status.modules.items()},
+            sources=() if self._receiver is None else (self._receiver.status(),),
+            queues={"frames": self._frames.qsize(), "requests": self._requests.qsize()},
+            requests_malformed={} if publisher is None else publisher.malformed,
+            sequence=0 if publisher is None else publisher.counts.get("published", 0),
+            alarms=alarms,
+        )
+
+    @property
+    def url(self) -> str:
+        return "" if self._http is None else self._http.url
+
+    @property
+    def updates_endpoint(self) -> str:
+        return "" if self._publisher is None else self._publisher.updates_endpoint
+
+    @property
+    def requests_endpoint(self) -> str:
+        return "" if self._publisher is None else self._publisher.requests_endpoint
+
+    def _publish(self, change: MapChange) -> None:
+        self._publisher.publish(change, self._files.version)
+
+    def _alive(self) -> bool:
+        """Whether the worker makes progress; the last fit of all maps may take its time."""
+        status = self._worker.status
+        patience = max(SILENT_S, 3 * self.config.publish.heartbeat_s)
+        return status.state == "stopping" or (status.state == "running" and self._worker.idle_s() < patience)
+
+    def _on_request(self, request: Request) -> dict:
+        """In the publisher's thread: hand a request on."""
+        if isinstance(request, CommitRequest):
+            if not self.config.store.mask_file:
+                raise ConfigError("no store.mask_file is configured, so there is nowhere to write the mask to")
+            self._commits.set()
+            return {"mask_file": self.config.store.mask_file, "version": self._files.version + 1}
+        stages = len(self._parts.spec.stages)
+        if request.gain_stage is not None and request.gain_stage >= stages:
+            raise ConfigError(f"gain stage {request.gain_stage}; {self._parts.spec.name} has 0 to {stages - 1}")
+        exposure = Exposure(Illumination(request.illumination), request.gain_stage)
+        self._requests.put(Expose(exposure, request.new, request.override))
+        return {"illumination": request.illumination, "gain_stage": request.gain_stage}
+
+    # Its life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Everything up to READY=1. Raises ConfigError where a port or directory is not to be had; then all is closed."""
+        with ExitStack() as undo:
+            undo.callback(self._close)
+            generation = self._take_leases()
+            if self._tune_memory:
+                memory.tune()
+                memory.touch(memory.message_bytes(self.config), memory.buffers(self.config))
+            self._parts.maker.warm_up()
+            spec = self._parts.spec
+            layout = (len(spec.stages), spec.cells, *spec.module_shape)
+            self._publisher = Publisher(
+                self.config.publish, spec.name, layout, self._parts.shards, generation, self.config.digest,
+                self._on_request, self._alive,
+            )  # fmt: skip
+            self._worker.status = replace(
+                self._worker.status, generation=generation, epoch=self._publisher.epoch, started_at=time.time()
+            )
+            self._publisher.start()
+            self._http = HttpServer(self.config.http, self.status)
+            self._http.start()
+            settings = self.config.source
+            source = self._source or ZmqSource(settings, self._parts.decoder, spec)
+            self._receiver = Receiver(source, self._frames, settings.when_full, ", ".join(settings.endpoints))
+            self._worker.start()
+            self._receiver.start()
+            undo.pop_all()
+        self._said_at = time.monotonic()
+        log.info(
+            "rmm-stream %s: %s %s from %s, masks at %s, requests at %s, page at %s",
+            __version__, spec.name, self._parts.status.shard, ", ".join(settings.endpoints), self.updates_endpoint,
+            self.requests_endpoint, self.url, extra={"event": "ready", "generation": generation},
+        )  # fmt: skip
+        notify("READY=1", "STATUS=waiting for frames")
+
+    def step(self) -> None:
+        """One turn of the main thread: files, lease, signs of life. Raises LeaseLost, ServiceFailed."""
+        self._check_parts()
+        now = time.monotonic()
+        if now - self._lease_at >= LEASE_S:
+            self._check_leases()
+            self._lease_at = now
+        commit = self._commits.is_set()
+        self._commits.clear()
+        status = self.status()
+        self._files.step(status, commit)
+        newest = max((module.train_id for module in status.modules.values()), default=0)
+        self._publisher.progress(self._files.version, newest)
+        self._sign_of_life(status, now)
+
+    def stop(self) -> None:
+        """Stop receiving, fold what waits, fit every map, publish, write the files, say bye.
+
+        Raises ServiceFailed where one of these went wrong, LeaseLost where the shard is another's.
+        """
+        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(STOP_S * 1e6)}", "STATUS=fitting every map for the last time")
+        try:
+            self._receiver.stop()
+            if not self._receiver.join(2 * STOP_S):
+                raise ServiceFailed("the receiver did not stop")
+            self._worker.stop()
+            if not self._worker.join(STOP_S):
+                raise ServiceFailed(f"the last fit took more than {STOP_S:.0f} s")
+            self._check_parts()
+            self._check_leases()
+            if not self._files.finish(self.status()):
+                raise ServiceFailed("; ".join(self._files.alarms.values()))
+        except LeaseLost:
+            self._worker.abandon()
+            raise
+        finally:
+            self._close()
+        log.info("stopped", extra={"event": "stopped", "version": self._files.version})
+
+    def abandon(self) -> None:
+        """End at once, publishing and writing nothing more: the shard is another's, or a part has failed."""
+        self._worker.abandon()
+        self._close()
+
+    def _close(self) -> None:
+        """Close what is open, last opened first. Right after any part of `start`."""
+        if self._receiver is not None:
+            self._receiver.stop()
+            self._receiver.join(5.0)
+        self._worker.abandon()
+        self._worker.join(5.0)
+        if self._http is not None:
+            self._http.stop()
+        if self._publisher is not None:
+            self._publisher.stop()
+        for lease in self._leases:
+            try:
+                lease.release()
+            except (OSError, ConfigError) as e:  # nothing depends on it: the next owner takes it anyway
+                log.warning("the lease was not given back: %s", e, extra={"event": "lease"})
+        self._leases = []
+
+    # Its parts -------------------------------------------------------------------------------------------------------
+
+    def _take_leases(self) -> int:
+        """Own every shard, and return the generation, which is one for all shards of this publisher.
+
+        A shard that had fewer owners than another catches up: the number that went out must be on its disk.
+        """
+        directory = state_directory(self.config) / self._parts.spec.name
+        leases = {shard.name: Lease.take(directory, shard.name) for shard in self._parts.shards}
+        highest = max(lease.generation for lease in leases.values())
+        for name in leases:
+            while leases[name].generation < highest:
+                leases[name] = Lease.take(directory, name)
+        self._leases = list(leases.values())
+        return highest
+
+    def _check_leases(self) -> None:
+        for lease in self._leases:
+            lease.check()
+
+    def _check_parts(self) -> None:
+        """Raises ServiceFailed, from the error of the part that ended."""
+        for name, error in (
+            ("worker", self._worker.error),
+            ("receiver", self._receiver.error),
+            ("publisher", self._publisher.failure),
+        ):
+            if error is not None:
+                raise ServiceFailed(f"the {name} failed: {type(error).__name__}: {error}") from error
+        if not self._http.alive:
+            raise ServiceFailed("the http thread ended")
+
+    def _sign_of_life(self, status: Status, now: float) -> None:
+        """Feed the watchdog, if and only if both loops have turned since the last time; say how it goes."""
+        turns = (status.turns, self._receiver.turns)
+        if all(new > old for new, old in zip(turns, self._fed)):
+            self._fed = turns
+            notify("WATCHDOG=1")
+        if now - self._said_at >= SAY_S:
+            rate = (status.frames - self._said_frames) / (now - self._said_at)
+            self._said_at, self._said_frames = now, status.frames
+            reason = health(status, time.time(), self.config.http.stall_s)
+            text = f"{rate:.0f} frames per second, {status.sequence} updates, version {self._files.version}"
+            text += f"; {reason}" if reason else ""
+            notify(f"STATUS={text}")
+            log.info(text, extra={"event": "progress"})
+
+
+def run(config: Config) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code; raises ConfigError and LeaseLost, which have codes of their own."""
+    service = Service(config, tune_memory=True)
+    with stop_signals() as stop:
+        service.start()
+        try:
+            while not stop.wait(TICK_S):
+                service.step()
+            service.stop()
+            return 0
+        except LeaseLost:
+            service.abandon()
+            raise
+        except (ServiceFailed, RmmError, OSError) as e:
+            log.critical("%s", e, extra={"event": "failed"})
+            notify(f"STATUS=failed: {e}")
+            service.abandon()
+            return 1
+
+
+@contextmanager
+def stop_signals():
+    """An Event that SIGTERM and SIGINT set. The second of a kind ends the process at once, as if nobody listened."""
+    stop = threading.Event()
+
+    def ask(number: int, frame) -> None:
+        signal.signal(number, before[number])
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,279 @@
+"""The worker: sole owner of a labeler, a maker and a policy. Feed one message, fit what is due, judge, repeat.
+
+One owner: no locks, no copies, no torn reads. It opens no socket and no file; what leaves goes through `publish` and
+through `status`, an immutable Status that is replaced as a whole.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import DataError
+from ..frames import Exposure, FrameBatch, Illumination
+from ..mask import MapChange, MapFit
+from ..sources.complaints import Complaints
+from .memory import held
+from .status import NOBODY_SAYS, ModuleStatus, Status
+
+log = logging.getLogger(__name__)
+
+BUSY_S = 0.03  # spent on fits between two messages while frames wait: under a third of a train at 10 Hz
+IDLE_S = 0.5  # spent on fits while none waits; bounds how long a turn lasts, for the watchdog
+FITS_PIXELS = 1 << 18  # per call of fit_due, which looks through the news of all maps each time; a tenth of a second
+MEMORY_S = 5.0  # how often the maker is asked what it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Expose:
+    """Request: what the detector sees from now on. new: start its statistics afresh. override: over the stream's word."""
+
+    exposure: Exposure
+    new: bool = False
+    override: bool = False
+
+
+def select(batch: FrameBatch, cells: range) -> FrameBatch:
+    """The frames of the batch whose memory cell is in `cells`; the batch itself, uncopied, where all are."""
+    mine = (batch.cell >= cells.start) & (batch.cell < cells.stop)
+    if mine.all():
+        return batch
+    places = np.flatnonzero(mine)
+    run = len(places) and places[-1] - places[0] + 1 == len(places)
+    chosen = slice(int(places[0]), int(places[-1]) + 1) if run else places  # neighbours are a view, not a copy
+    return replace(
+        batch,
+        pixels=batch.pixels[chosen],
+        gain=None if batch.gain is None else batch.gain[chosen],
+        cell=batch.cell[chosen],
+        train_id=batch.train_id[chosen],
+        complete=batch.complete[chosen],
+    )
+
+
+class Worker:
+    """A loop over `step`; its thread is made by `start`. Tests call `step` themselves.
+
+    frames: queue of messages, each a sequence of FrameBatch. requests: queue of Expose. publish: takes a MapChange.
+    clock: s, Unix.
+    """
+
+    def __init__(
+        self,
+        maker,
+        policy,
+        labeler,
+        status: Status,
+        publish: Callable[[MapChange], None],
+        frames: queue.Queue,
+        requests: queue.Queue,
+        clock: Callable[[], float] = time.time,
+    ):
+        self._maker, self._policy, self._labeler = maker, policy, labeler
+        self._publish, self._clock = publish, clock
+        self._frames, self._requests = frames, requests
+        self._modules: dict[int, ModuleStatus] = dict(status.modules)
+        self._changes = {module: dict(status.changes.get(module, {})) for module in self._modules}
+        self._complaints = Complaints(log)
+        self._memory_at = -MEMORY_S
+        self._news = False
+        self._turned = time.monotonic()
+        pixels = max((overlay.size for overlay in status.overlay.values()), default=1)
+        self._limit = min(max(FITS_PIXELS // pixels, 1), 4)
+        self._abandoned = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self.status = status
+        self.error: BaseException | None = None
+
+    # One turn ---------------------------------------------------------------------------------------------------------
+
+    def step(self, timeout_s: float = 0.0) -> bool:
+        """Requests, then one message if it comes within timeout_s, then fits. Returns whether anything was done."""
+        try:
+            message = self._frames.get(timeout=timeout_s) if timeout_s else self._frames.get_nowait()
+        except queue.Empty:
+            message = None
+        asked = self._answer()  # after the wait: what was asked for before a frame came is in force for that frame
+        if message is not None:
+            self.feed(message)
+        fitted = self._fit_some()
+        self._report()
+        return asked or message is not None or fitted > 0
+
+    def feed(self, batches: Sequence[FrameBatch]) -> None:
+        """Give the frames of one message that are ours to the statistics. Others are another worker's, not an error."""
+        for batch in batches:
+            module = self._modules.get(batch.module)
+            if module is None:
+                continue
+            mine = select(batch, self.status.cells)
+            if not len(mine):
+                continue
+            labelled = self._labeler.label(mine)
+            try:
+                accepted, rejected = self._maker.feed(labelled)
+            except DataError as e:  # the detector's fault: survive it, the next good train counts
+                accepted, rejected = 0, {"shape": len(mine)}
+                self._complaints.say("refused", f"frames refused: {e}")
+            self._news = True
+            now = self._clock()
+            self._modules[batch.module] = replace(
+                module,
+                frames=module.frames + len(mine),
+                accepted=module.accepted + accepted,
+                rejected=_added(module.rejected, rejected),
+                nbytes=module.nbytes + mine.pixels.nbytes + (0 if mine.gain is None else mine.gain.nbytes),
+                train_id=max(module.train_id, int(mine.train_id.max())),
+                fed_at=now,
+                data_at=batch.timestamp,
+                frame_age=module.frame_age.add(max(0.0, now - batch.timestamp)),
+            )
+            self._expose(labelled)
+
+    def finish(self) -> None:
+        """Fold what waits, fit every map that can be, publish. The last act."""
+        self._answer()
+        while True:
+            try:
+                self.feed(self._frames.get_nowait())
+            except queue.Empty:
+                break
+        started = self._clock()
+        fits = self._maker.fit_all()
+        self._judge(fits, (self._clock() - started) / max(1, len(fits)))
+        self._report()
+
+    # Its parts --------------------------------------------------------------------------------------------------------
+
+    def _answer(self) -> bool:
+        """Do what was asked for. Returns whether anything was."""
+        asked = False
+        while True:
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                return asked
+            asked = True
+            self._labeler.operator(request.exposure, request.override)
+            if request.new:
+                self._maker.restart(request.exposure)
+            log.info("the operator says: %s", request, extra={"event": "expose"})
+
+    def _fit_some(self) -> int:
+        """Fit the maps with most news, a few at a time, within the budget. Returns how many."""
+        begun, fitted = self._clock(), 0
+        while self._news:
+            started = self._clock()
+            fits = self._maker.fit_due(self._limit if self._frames.empty() else 1)
+            now = self._clock()
+            self._news = bool(fits)  # nothing due stays so until frames come
+            self._judge(fits, (now - started) / max(1, len(fits)))
+            fitted += len(fits)
+            if not 0 <= now - begun < (IDLE_S if self._frames.empty() else BUSY_S):
+                break
+        return fitted
+
+    def _judge(self, fits: Sequence[MapFit], seconds: float) -> None:
+        for fit in fits:
+            module = self._modules[fit.key.module]
+            change = self._policy.judge(fit)
+            changes = {"fit_seconds": module.fit_seconds.add(seconds)}
+            if change is not None:
+                self._publish(change)
+                self._changes[fit.key.module][fit.key] = change
+                changes |= {
+                    "changed": change.newly_bad + change.newly_good,
+                    "serial": module.serial + 1,
+                    "published_at": self._clock(),
+                }
+            self._modules[fit.key.module] = replace(module, **changes)
+
+    def _expose(self, batch: FrameBatch) -> None:
+        """Note the exposure in force; the end of one is a moment to write the mask."""
+        ended = self.status.exposures_ended + (self.status.exposure not in (None, batch.exposure))
+        contradiction, alarms = self._labeler.contradiction, ()
+        if contradiction is not None:
+            stream, operator, decided = contradiction
+            alarms = (f"the stream says {stream}, the operator {operator}; in force is the word of the {decided}",)
+            self._complaints.say("contradiction", alarms[0])
+        elif batch.exposure.illumination is Illumination.UNKNOWN:
+            alarms = (NOBODY_SAYS,)
+            self._complaints.say("unknown_exposure", NOBODY_SAYS)
+        self.status = replace(
+            self.status,
+            exposure=batch.exposure,
+            labelled_by=batch.labelled_by,
+            exposures_ended=ended,
+            contradictions=self._labeler.contradictions,
+            alarms=alarms,
+        )
+
+    def _report(self) -> None:
+        """Replace the status as a whole."""
+        now, self._turned = self._clock(), time.monotonic()
+        changes = self.status.changes
+        for module, status in self._modules.items():
+            if status.serial != self.status.modules[module].serial:
+                changes = {**changes, module: dict(self._changes[module])}
+                judged = sum(bool(change.judged) for change in changes[module].values())
+                self._modules[module] = replace(status, judged=judged)
+        memory = self.status.memory
+        if not 0 <= now - self._memory_at < MEMORY_S:
+            self._memory_at, memory = now, held(self._maker)
+        self.status = replace(
+            self.status,
+            modules=dict(self._modules),
+            changes=changes,
+            memory=memory,
+            turns=self.status.turns + 1,
+            turned_at=now,
+        )
+
+    # Its thread -------------------------------------------------------------------------------------------------------
+
+    def idle_s(self) -> float:
+        """Seconds since the loop last turned, whatever happens to the system's clock. Any thread may ask."""
+        return time.monotonic() - self._turned
+
+    def start(self) -> None:
+        self.status = replace(self.status, state="running", turned_at=self._clock())
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to finish: fold, fit, publish, end. Returns at once; `join` waits."""
+        self._stop.set()
+
+    def abandon(self) -> None:
+        """Ask the thread to end at once, publishing nothing more: the shard is another's."""
+        self._publish = lambda change: None
+        self._abandoned = True
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end. Returns whether it has."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.step(timeout_s=0.1)
+            if not self._abandoned:
+                self.status = replace(self.status, state="stopping")
+                self.finish()
+            self.status = replace(self.status, state="stopped")
+        except Exception as e:
+            self.error = e
+            self.status = replace(self.status, state="failed", reason=f"{type(e).__name__}: {e}")
+            log.exception("the worker failed", extra={"event": "failed"})
+
+
+def _added(counts: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
+    return dict(Counter(counts) + Counter(more)) if more else counts

@@ -1,0 +1,118 @@
+"""When the files of a service are written, with which version, and what a full disk does."""
+
+import errno
+
+import numpy as np
+import pytest
+from example_status import running, with_module
+
+from rmm_stream.config import Store
+from rmm_stream.detectors import DetectorSpec
+from rmm_stream.live import files as files_file
+from rmm_stream.live.files import LIVE_S, MASK_S, RETRY_S, MaskFiles
+from rmm_stream.live.status import collapsed
+from rmm_stream.storage.mask_file import read_mask
+
+SPEC = DetectorSpec("tiny", 4, (1, 3), (1, 3), cells=6, stages=("a", "b"), edge_width=0)
+
+
+@pytest.fixture
+def now():
+    return [1000.0]
+
+
+@pytest.fixture
+def files(tmp_path, now):
+    store = Store(mask_file=str(tmp_path / "mask.h5"), live_file=str(tmp_path / "live.h5"))
+    return MaskFiles(store, SPEC, "digest", clock=lambda: now[0])
+
+
+def test_the_live_file_is_there_before_the_first_fit(files, tmp_path):
+    files.step(running(changes={}))
+    assert (tmp_path / "live.h5").exists()
+    assert not (tmp_path / "mask.h5").exists()
+
+
+def test_the_live_file_follows_changes_but_not_too_often(files, tmp_path, now, monkeypatch):
+    written = []
+    monkeypatch.setattr(files, "write_live", lambda status: written.append(status.modules[3].serial))
+    files.step(with_module(serial=1))
+    files.step(with_module(serial=1))
+    files.step(with_module(serial=2))
+    assert written == [1]
+    now[0] += LIVE_S
+    files.step(with_module(serial=3))
+    now[0] += LIVE_S
+    files.step(with_module(serial=3))
+    assert written == [1, 3]
+
+
+def test_the_mask_file_is_written_when_an_exposure_ends_and_not_at_every_alternation(files, now):
+    files.step(running(exposures_ended=0))
+    assert files.version == 0
+    files.step(running(exposures_ended=1))
+    files.step(running(exposures_ended=2))
+    assert files.version == 1
+    now[0] += MASK_S
+    files.step(running(exposures_ended=2))
+    files.step(running(exposures_ended=2))
+    assert files.version == 2
+
+
+def test_a_commit_is_written_at_once(files):
+    files.step(running(), commit=True)
+    files.step(running(), commit=True)
+    assert files.version == 2
+
+
+def test_versions_go_on_after_a_restart(files, tmp_path):
+    assert files.finish(running(epoch="abc", generation=7))
+    found = read_mask(tmp_path / "mask.h5")
+    assert (found.provenance.version, found.provenance.generation, found.provenance.epoch) == (1, 7, "abc")
+    assert found.provenance.settings_digest == "digest"
+    assert found.cells == (4, 5)
+    assert np.array_equal(found.mask(3).collapse(), collapsed(running(), 3))
+    again = MaskFiles(Store(mask_file=str(tmp_path / "mask.h5")), SPEC, "digest")
+    assert again.version == 1
+    assert again.finish(running())
+    assert read_mask(tmp_path / "mask.h5").provenance.version == 2
+
+
+def test_a_full_disk_is_an_alarm_and_is_tried_again(files, now, monkeypatch, caplog):
+    def full(*args, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files_file, "write_mask", full)
+    files.step(running(exposures_ended=1))
+    assert "No space left on device" in files.alarms["mask_file"]
+    assert files.version == 0
+    monkeypatch.undo()
+    files.step(running(exposures_ended=1))
+    assert files.version == 0, "not at once"
+    now[0] += RETRY_S
+    files.step(running(exposures_ended=1))
+    assert files.version == 1
+    assert files.alarms == {}
+
+
+def test_a_last_mask_that_cannot_be_written_is_told(files, monkeypatch, caplog):
+    monkeypatch.setattr(
+        files_file, "write_mask", lambda *a, **k: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
+    assert files.finish(running()) is False
+
+
+def test_without_names_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = MaskFiles(Store(), SPEC, "digest")
+    files.step(running(exposures_ended=1), commit=True)
+    assert files.finish(running())
+    assert list(tmp_path.iterdir()) == []
+    assert files.version == 0
+
+
+def test_a_damaged_mask_file_does_not_keep_the_service_from_starting(tmp_path, caplog):
+    path = tmp_path / "mask.h5"
+    path.write_bytes(b"not HDF5")
+    assert MaskFiles(Store(mask_file=str(path)), SPEC, "digest").version == 0
+    assert "versions start again" in caplog.text

@@ -1,0 +1,414 @@
+"""The worker: one owner, one message at a time, from memory to memory. No sockets; a thread only where it is the subject."""
+
+import queue
+from collections import Counter
+from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from builders import DARK, NOW, TINY, make_batch
+
+from rmm_stream.config import ExposureSettings, Fit, Gate, Settings, parse
+from rmm_stream.errors import DataError
+from rmm_stream.exposure import ExposureLabeler
+from rmm_stream.frames import Exposure, Illumination
+from rmm_stream.live import worker as worker_file
+from rmm_stream.live.prepare import prepare
+from rmm_stream.live.receiver import Receiver
+from rmm_stream.live.status import NOBODY_SAYS, ModuleStatus, Status
+from rmm_stream.live.worker import Expose, Worker, select
+from rmm_stream.mask import BadPixel, MapFit, MapKey
+from rmm_stream.policy import MaskPolicy
+from rmm_stream.policy.overlay import overlay
+from rmm_stream.rmm import MaskMaker
+
+FRAMES = 24
+FLAT = Exposure(Illumination.FLAT, None)
+
+
+class FakeMaker:
+    """Accepts everything; says what is due."""
+
+    def __init__(self, due=()):
+        self.fed, self.restarted, self.due = [], [], list(due)
+        self.dark, self.lit = {}, {}
+
+    def feed(self, batch):
+        self.fed.append(batch)
+        return len(batch), Counter()
+
+    def fit_due(self, limit):
+        now, self.due = self.due[:limit], self.due[limit:]
+        return now
+
+    def fit_all(self):
+        return self.fit_due(10**6)
+
+    def restart(self, exposure):
+        self.restarted.append(exposure)
+
+
+def fit_of(cell: int, bad: int = 0, module: int = 0) -> MapFit:
+    flags = np.zeros(TINY.module_shape, np.uint8)
+    flags[10, 10 : 10 + bad] = BadPixel.OFFSET
+    return MapFit(MapKey(module, 0, cell), flags, flags, BadPixel.OFFSET, 200, 1000, NOW)
+
+
+def make(maker=None, cells=range(3), modules=(0,), clock=lambda: NOW + 1.0, default=None):
+    """(worker, list of published changes). default: the exposure of the configuration."""
+    overlays = {module: overlay(TINY) for module in modules}
+    status = Status(
+        "tiny", 2, cells, {m: ModuleStatus(m, 2 * len(cells)) for m in modules}, overlay=overlays, state="running"
+    )
+    published = []
+    labeler = ExposureLabeler(*([] if default is None else [default]))
+    policy = MaskPolicy(TINY, overlays, cells)
+    return (
+        Worker(
+            maker or FakeMaker(),
+            policy,
+            labeler,
+            status,
+            published.append,
+            queue.Queue(4),
+            queue.SimpleQueue(),
+            clock,
+        ),
+        published,
+    )
+
+
+def put(worker: Worker, *batches) -> None:
+    worker._frames.put(list(batches))
+
+
+def ask(worker: Worker, *request) -> None:
+    worker._requests.put(Expose(*request))
+
+
+# Whose frames ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_is_all_ours_is_not_copied():
+    batch = make_batch()
+    assert select(batch, range(3)) is batch
+
+
+def test_neighbouring_cells_are_a_view():
+    batch = make_batch(n=6)  # cells 0 1 2 0 1 2
+    mine = select(make_batch(), range(1, 3))
+    assert mine.cell.tolist() == [1, 2]
+    assert mine.pixels.base is not None
+    scattered = select(batch, range(1, 2))
+    assert scattered.cell.tolist() == [1, 1]
+    assert np.array_equal(scattered.pixels, batch.pixels[[1, 4]])
+    assert np.array_equal(scattered.gain, batch.gain[[1, 4]])
+    assert len(scattered.train_id) == len(scattered.complete) == 2
+
+
+def test_frames_of_others_are_neither_fed_nor_counted():
+    maker = FakeMaker()
+    worker, _ = make(maker, cells=range(1, 2))
+    put(worker, make_batch(module=1), make_batch(cell=[0, 2, 0]), make_batch())
+    worker.step()
+    assert [batch.cell.tolist() for batch in maker.fed] == [[1]]
+    assert worker.status.modules[0].frames == 1
+    assert worker.status.modules[0].rejected == {}
+
+
+# Accounts -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_step_does_nothing_but_turn():
+    worker, _ = make()
+    assert worker.step() is False
+    assert worker.status.turns == 1
+
+
+def test_what_was_fed_is_in_the_status():
+    worker, _ = make(default=DARK)
+    batch = make_batch()
+    put(worker, batch)
+    assert worker.step() is True
+    module = worker.status.modules[0]
+    assert (module.frames, module.accepted, module.train_id) == (3, 3, 1000)
+    assert module.nbytes == batch.pixels.nbytes + batch.gain.nbytes
+    assert module.fed_at == NOW + 1.0
+    assert module.frame_age.total == pytest.approx(1.0)
+    assert worker.status.exposure == DARK
+    assert worker.status.labelled_by == "config"
+
+
+def test_the_status_is_replaced_and_never_changed():
+    worker, _ = make(FakeMaker([fit_of(0, 2)]))
+    before = worker.status
+    put(worker, make_batch())
+    worker.step()
+    assert before.frames == 0
+    assert before.changes == {}
+    assert worker.status is not before
+
+
+def test_frames_that_nobody_can_place_are_counted_and_fed_to_nothing():
+    maker = MaskMaker(TINY, [0])
+    worker, _ = make(maker)
+    put(worker, make_batch())
+    worker.step()
+    assert worker.status.modules[0].rejected == {"unknown_exposure": 3}
+    assert worker.status.alarms == (NOBODY_SAYS,)
+    assert worker.status.modules[0].accepted == 0
+
+
+def test_frames_that_contradict_the_detector_do_not_end_the_worker():
+    maker = FakeMaker()
+    worker, _ = make(maker)
+    good = maker.feed
+    maker.feed = lambda batch: (_ for _ in ()).throw(DataError("frames of (1, 1) pixels"))
+    put(worker, make_batch())
+    worker.step()
+    maker.feed = good
+    put(worker, make_batch(train_id=1001))
+    worker.step()
+    assert worker.status.modules[0].rejected == {"shape": 3}
+    assert worker.status.modules[0].accepted == 3
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_operators_word_is_in_force_from_the_next_message_on():
+    maker = FakeMaker()
+    worker, _ = make(maker, default=DARK)
+    put(worker, make_batch())
+    ask(worker, FLAT)
+    worker.step()
+    assert [batch.exposure for batch in maker.fed] == [FLAT]
+    assert worker.status.labelled_by == "operator"
+
+
+def test_new_starts_the_statistics_afresh_and_without_it_they_go_on():
+    maker = FakeMaker()
+    worker, _ = make(maker)
+    ask(worker, FLAT)
+    ask(worker, DARK, True)
+    assert worker.step() is True
+    assert maker.restarted == [DARK]
+
+
+@pytest.mark.parametrize(("override", "expected"), [(False, DARK), (True, FLAT)])
+def test_a_contradiction_is_shown_and_decided_by_override(override, expected):
+    maker = FakeMaker()
+    worker, _ = make(maker)
+    ask(worker, FLAT, False, override)
+    put(worker, make_batch(exposure=DARK))
+    worker.step()
+    assert maker.fed[0].exposure == expected
+    assert worker.status.contradictions == 1
+    assert len(worker.status.alarms) == 1
+
+
+def test_the_end_of_an_exposure_is_noted():
+    worker, _ = make()
+    for exposure in (DARK, DARK, FLAT, FLAT):
+        put(worker, make_batch(exposure=exposure))
+        worker.step()
+    assert worker.status.exposures_ended == 1
+
+
+# Fits -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_published_and_stands_in_the_status():
+    worker, published = make(FakeMaker([fit_of(0, bad=2)]))
+    put(worker, make_batch())
+    worker.step()
+    (change,) = published
+    assert change.newly_bad == 2
+    module = worker.status.modules[0]
+    assert (module.judged, module.changed, module.serial, module.published_at) == (1, 2, 1, NOW + 1.0)
+    assert sum(module.fit_seconds.counts) == 1
+    assert worker.status.changes[0][change.key] is change
+
+
+def test_a_fit_that_says_nothing_new_is_not_published():
+    worker, published = make(FakeMaker([fit_of(0, bad=2), fit_of(0, bad=2)]))
+    put(worker, make_batch())
+    worker.step()
+    assert len(published) == 1
+    assert sum(worker.status.modules[0].fit_seconds.counts) == 2
+    assert worker.status.modules[0].serial == 1
+
+
+def test_nothing_is_fitted_without_news():
+    worker, _ = make(FakeMaker([fit_of(0)]))
+    worker.step()
+    assert worker._maker.due
+
+
+def test_while_frames_wait_fits_get_a_small_share_of_the_time(monkeypatch):
+    monkeypatch.setattr(worker_file, "FITS_PIXELS", 1)  # one map per call
+    ticks = count()
+    maker = FakeMaker([fit_of(cell % 3, bad=cell) for cell in range(20)])
+    worker, _ = make(maker, clock=lambda: next(ticks) * 0.02)
+    put(worker, make_batch())
+    put(worker, make_batch(train_id=1001))
+    worker.step()
+    busy = 20 - len(maker.due)
+    assert 1 <= busy <= 2, "the second message waits"
+    worker.step()
+    assert len(maker.due) == 0 or 20 - len(maker.due) - busy > 2 * busy, "none waits: fits have the time"
+
+
+def test_finish_folds_what_waits_and_fits_every_map():
+    maker = FakeMaker()
+    worker, published = make(maker)
+    for train in range(3):
+        put(worker, make_batch(train_id=train))
+    maker.due = [fit_of(cell, bad=1) for cell in range(3)]
+    maker.fit_due, fit_due = lambda limit: [], maker.fit_due
+    maker.fit_all = lambda: fit_due(10)
+    worker.finish()
+    assert [int(batch.train_id[0]) for batch in maker.fed] == [0, 1, 2]
+    assert len(published) == 3
+    assert worker.status.modules[0].judged == 3
+
+
+def test_with_the_real_maker_a_planted_defect_is_published():
+    settings = Settings(gate=Gate(learn=20), fit=Fit(min_frames=FRAMES, tile=(32, 32)))
+    worker, published = make(MaskMaker(TINY, [0], settings=settings), default=DARK)
+    for train in range(FRAMES):
+        batch = make_batch(train_id=train, timestamp=NOW + 0.1 * train)
+        batch.pixels[:, 20, 7] += 2000
+        put(worker, batch)
+        worker.step()
+    worker.finish()
+    judged = {change.key.cell: change for change in published}
+    assert set(judged) == {0, 1, 2}
+    for change in judged.values():
+        assert change.flags[20, 7] & BadPixel.OFFSET
+        assert change.train_id == FRAMES - 1
+    assert worker.status.modules[0].judged == 3
+    assert worker.status.memory["dark_value"] > 0
+
+
+# The thread -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_thread_ends_as_asked_after_its_last_fit():
+    maker = FakeMaker()
+    worker, published = make(maker)
+    put(worker, make_batch())
+    maker.fit_all = lambda: [fit_of(0, bad=1)]
+    worker.start()
+    worker.stop()
+    assert worker.join(10.0)
+    assert len(maker.fed) == 1
+    assert len(published) == 1
+    assert worker.status.state == "stopped"
+
+
+def test_an_error_ends_the_thread_and_the_status_says_why(caplog):
+    maker = FakeMaker()
+    maker.feed = lambda batch: (_ for _ in ()).throw(ValueError("no such thing"))
+    worker, _ = make(maker)
+    put(worker, make_batch())
+    worker.start()
+    assert worker.join(10.0)
+    assert isinstance(worker.error, ValueError)
+    assert (worker.status.state, worker.status.reason) == ("failed", "ValueError: no such thing")
+
+
+def test_an_abandoned_worker_publishes_nothing_more():
+    maker = FakeMaker()
+    worker, published = make(maker)
+    maker.fit_all = lambda: [fit_of(0, bad=1)]
+    worker.abandon()
+    worker.start()
+    assert worker.join(10.0)
+    assert published == []
+
+
+# The queue ------------------------------------------------------------------------------------------------------------
+
+
+class Still:
+    """A source that never brings anything."""
+
+    def __init__(self):
+        self.tally = SimpleNamespace(
+            snapshot=lambda: SimpleNamespace(
+                messages=0, nbytes=0, malformed=Counter(), rejected=Counter({(0, "duplicate"): 1}), missed=Counter()
+            )
+        )
+        self.connected, self.closed = False, False
+
+    def receive(self, timeout_s):
+        return []
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_full_queue_drops_the_oldest_and_counts_its_frames():
+    frames = queue.Queue(2)
+    receiver = Receiver(Still(), frames, "drop-oldest", "tcp://a:1")
+    for train in range(5):
+        receiver.hand_on([make_batch(train_id=train), make_batch(module=1, train_id=train)])
+    waiting = [frames.get_nowait()[0].train_id[0] for _ in range(2)]
+    assert waiting == [3, 4]
+    assert receiver.status().rejected == {(0, "queue_full"): 9, (1, "queue_full"): 9, (0, "duplicate"): 1}
+
+
+def test_a_blocking_queue_loses_nothing():
+    frames = queue.Queue(1)
+    receiver = Receiver(Still(), frames, "block", "tcp://a:1")
+    receiver.hand_on([make_batch(train_id=0)])
+    taken = []
+    put, frames.put = frames.put, lambda item, block, timeout: taken.append(frames.get()) or put(item, block, timeout)
+    receiver.hand_on([make_batch(train_id=1)])
+    assert taken[0][0].train_id[0] == 0
+    assert frames.get_nowait()[0].train_id[0] == 1
+    assert (0, "queue_full") not in receiver.status().rejected
+
+
+def test_a_receiver_closes_its_source_whether_it_ran_or_not():
+    source = Still()
+    receiver = Receiver(source, queue.Queue(1), "block", "tcp://a:1")
+    assert receiver.join(1.0)
+    assert source.closed
+    source = Still()
+    receiver = Receiver(source, queue.Queue(1), "block", "tcp://a:1")
+    receiver.start()
+    receiver.stop()
+    assert receiver.join(10.0)
+    assert source.closed
+
+
+# What it starts from --------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_becomes_parts_that_fit_together(tmp_path):
+    config = parse(
+        f"""
+        [detector]
+        name = "tiny"
+        modules = 2
+        module_shape = [64, 32]
+        asic_shape = [32, 32]
+        cells = 3
+        [shards]
+        modules = [1]
+        cells = [1, 2]
+        [exposure]
+        default = "dark"
+        [store]
+        mask_file = "{tmp_path}/mask.h5"
+        """
+    )
+    parts = prepare(config)
+    assert [shard.name for shard in parts.shards] == ["m01-c001-002"]
+    assert parts.status.modules == {1: ModuleStatus(1, maps=2)}
+    assert parts.labeler.current.exposure == ExposureSettings(default="dark").default_exposure
+    assert replace(parts.status, overlay={}).cells == range(1, 3)

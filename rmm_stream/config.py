@@ -8,7 +8,8 @@ import hashlib
 import ipaddress
 import tomllib
 from dataclasses import fields, replace
-from typing import Annotated, Literal
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -197,6 +198,21 @@ class Http(Section):
     insecure: bool = False  # allows an address that is not loopback
 
 
+class Simulate(Section):
+    """[simulate]: what `rmm-stream simulate` sends to the service of this configuration. The service reads none of it."""
+
+    rate_hz: Annotated[float, Meta(gt=0, le=1e6)] = 10.0  # trains per second, at most
+    dark_trains: Natural = 250  # in each gain stage
+    flat_trains: Natural = 500
+    sample_trains: Natural = 0
+    seed: Natural = 1
+    defects: Natural = 50  # of each kind, in each map where it can show
+    onset_defects: Natural = 20  # of each kind that shows under light, in each of its maps, beginning during the run
+    karabo_version: Literal["2.2", "1.0"] = "2.2"
+    tap: Endpoint | None = None  # a second, PUB socket with the same messages, for a consumer; None: none
+    truth: str = ""  # HDF5 file with what was planted, written before the first frame; "": none
+
+
 class Config(Section):
     detector: Detector
     shards: Shards = Shards()
@@ -209,6 +225,7 @@ class Config(Section):
     publish: Publish = Publish()
     store: Store = Store()
     http: Http = Http()
+    simulate: Simulate = Simulate()
 
     @property
     def settings(self) -> Settings:
@@ -227,8 +244,9 @@ class Config(Section):
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change when any setting changes."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """Twelve hexadecimal digits that change when any setting of the service changes."""
+        service = msgspec.structs.replace(self, simulate=Simulate())
+        return hashlib.sha256(msgspec.json.encode(service, order="deterministic")).hexdigest()[:12]
 
 
 def parse(text: str, name: str = "configuration") -> Config:
@@ -237,6 +255,11 @@ def parse(text: str, name: str = "configuration") -> Config:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{name}: not TOML: {e}") from None
+    return build(tree, name)
+
+
+def build(tree: dict, name: str = "configuration") -> Config:
+    """The Config of what a TOML file holds. Raises ConfigError like `parse`."""
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as e:
@@ -265,7 +288,22 @@ def _explain(complaint: str, tree: dict) -> str:
             value = value[int(index)] if index.isdigit() and int(index) < len(value) else value
         elif isinstance(value, dict):
             value = value.get(key, value)
+    if text.startswith("Invalid enum value"):
+        text = f"allowed are {', '.join(map(repr, _choices(path)))}"
     return f"{path} = {value!r}: {text[0].lower()}{text[1:]}"
+
+
+def _choices(path: str) -> list:
+    """What a key with a closed set of values may be."""
+    kinds = [Config]
+    for key in path.split("."):
+        kinds = [kind for k in kinds if isinstance(k, type) for kind in _parts(get_type_hints(k)[key])]
+    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+
+
+def _parts(kind) -> tuple:
+    """The members of a union, else the type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _refuse(condition: bool, key: str, value, allowed: str) -> None:

@@ -28,9 +28,10 @@ class Shard:
     def parse(cls, name: str) -> "Shard":
         """The shard of a name. Raises ConfigError for anything that `name` does not print."""
         found = _NAME.fullmatch(name)
-        if not found or int(found[2]) > int(found[3]):
+        shard = cls(*map(int, found.groups())) if found else None
+        if shard is None or shard.first > shard.last or shard.name != name:
             raise ConfigError(f"shard {name!r} is not of the form m03-c000-175 (module, first cell, last cell)")
-        return cls(*map(int, found.groups()))
+        return shard
 
     def split(self, parts: int) -> list["Shard"]:
         """`parts` shards of nearly equal cell ranges; fewer where there are fewer cells."""

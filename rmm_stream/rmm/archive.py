@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..config import Settings
 from ..detectors import DetectorSpec
 from ..frames import Illumination
-from ..mask import MapKey
+from ..mask import BadPixel, MapFit, MapKey
 from .gate import FrameGate
 from .keys import DarkKey, LitKey, News
 from .snr import SnrStats
@@ -29,7 +29,9 @@ def pack(maker) -> dict[str, NDArray]:
         "cells": np.array([maker.cells.start, maker.cells.stop]),
         "gated": np.array(maker.gated),
         "timestamp": np.array(maker.timestamp),
-        "news": np.array([[*key, n.frames, n.fitted_at, n.train_id] for key, n in maker.news.items()], np.int64),
+        "news": np.array(
+            [[*key, n.frames, n.fitted_at, n.train_id, n.around] for key, n in maker.news.items()], np.int64
+        ),
         "news_time": np.array([[n.timestamp, n.fitted_timestamp] for n in maker.news.values()]),
     }
     for m, excluded in maker.excluded.items():
@@ -39,7 +41,20 @@ def pack(maker) -> dict[str, NDArray]:
     parts |= {f"gate/{k.module}/{k.gain_stage}/{k.cell}": v for k, v in maker.gates.items()}
     for prefix, part in parts.items():
         state |= {f"{prefix}/{name}": array for name, array in part.state().items()}
+    for key, fit in maker.flags.items():
+        prefix = "fit/{}/{}/{}".format(*key)
+        state |= {f"{prefix}/flags": fit.flags, f"{prefix}/doubtful": fit.doubtful}
+        if fit.suspected is not None:
+            state[f"{prefix}/suspected"] = fit.suspected
+        state[f"{prefix}/judged"] = np.array([fit.judged, fit.frames, fit.train_id], np.int64)
+        state[f"{prefix}/timestamp"] = np.array(fit.timestamp)
     return state
+
+
+def _fit(key: MapKey, arrays: dict[str, NDArray]) -> MapFit:
+    judged, frames, train_id = arrays["judged"].tolist()
+    flags, doubtful, suspected = (arrays[n].copy() if n in arrays else None for n in ("flags", "doubtful", "suspected"))
+    return MapFit(key, flags, doubtful, BadPixel(judged), frames, train_id, float(arrays["timestamp"]), suspected)
 
 
 def unpack(state: dict[str, NDArray], kind):
@@ -55,7 +70,7 @@ def unpack(state: dict[str, NDArray], kind):
     parts: dict[tuple[str, ...], dict[str, NDArray]] = {}
     for name, array in state.items():
         words = name.split("/")
-        if words[0] in ("dark", "lit", "gate"):
+        if words[0] in ("dark", "lit", "gate", "fit"):
             parts.setdefault(tuple(words[:4]), {})["/".join(words[4:])] = array
     for (what, module, second, third), arrays in parts.items():
         if what == "dark":
@@ -65,7 +80,11 @@ def unpack(state: dict[str, NDArray], kind):
             maker.lit[LitKey(int(module), Illumination(second), int(third))] = SnrStats.restore(arrays)
         else:
             key = MapKey(int(module), int(second), int(third))
-            maker.gates[key] = FrameGate.restore(arrays, spec, settings.gate)
+            if what == "gate":
+                maker.gates[key] = FrameGate.restore(arrays, spec, settings.gate)
+            else:
+                maker.flags[key] = _fit(key, arrays)
     for row, (timestamp, fitted) in zip(state["news"].tolist(), state["news_time"].tolist()):
-        maker.news[MapKey(*row[:3])] = News(*row[3:], timestamp, fitted)
+        *counts, around = row[3:]
+        maker.news[MapKey(*row[:3])] = News(*counts, timestamp, fitted, around)
     return maker

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..detectors import DetectorSpec
+from ..detectors.spec import DIGITISER_FLOOR
 from .kernels import routing
 from .kernels.routing import INVALID, NOWHERE
 from .stats import Moments
 
-__all__ = ["INVALID", "NOWHERE", "majority", "route", "thresholds"]
+__all__ = ["INVALID", "NOWHERE", "majority", "rises", "route", "thresholds"]
 
 
 def route(
@@ -31,8 +32,8 @@ def route(
         table = np.full(256, NOWHERE, np.uint8)
         table[list(spec.gain_codes)] = np.arange(len(spec.stages))
         routing.route_codes(gain.reshape(-1), table, -1 if held is None else held, flat)
-    elif held is not None:
-        where[...] = held
+    elif held is not None or len(spec.stages) == 1:
+        where[...] = held or 0
     else:
         for frame, g in zip(where, gain):
             routing.route_analogue(g.reshape(-1), cuts.reshape(len(cuts), -1), ascending, frame.reshape(-1))
@@ -49,14 +50,23 @@ def thresholds(spec: DetectorSpec, dark: list[Moments | None]) -> NDArray | None
     cuts = np.empty((len(spec.stages) - 1, *spec.module_shape), np.float32)
     for s, (lower, upper) in enumerate(zip(dark, dark[1:])):
         if lower is not None and upper is not None:
-            a, b = lower.std(), upper.std()
-            weighted = (lower.mean * b + upper.mean * a) / np.where(a + b > 0, a + b, 1)
-            cuts[s] = np.where(a + b > 0, weighted, (lower.mean + upper.mean) / 2)
+            # an indicator that never moved must not lie on its own threshold
+            a, b = (np.maximum(m.std(), DIGITISER_FLOOR) for m in (lower, upper))
+            cuts[s] = (lower.mean * b + upper.mean * a) / (a + b)
         elif spec.gain_thresholds:
             cuts[s] = spec.gain_thresholds[s]
         else:
             return None
     return cuts
+
+
+def rises(spec: DetectorSpec, dark: list[Moments | None]) -> bool:
+    """Whether the indicator grows from stage to stage: what is known of stages and thresholds, in order, tells."""
+    levels = []
+    for stage, known in enumerate(dark):
+        levels += [] if known is None else [float(np.nanmedian(known.mean))]
+        levels += spec.gain_thresholds[stage : stage + 1]
+    return not levels or levels[0] <= levels[-1]
 
 
 def majority(where: NDArray, stages: int) -> int:

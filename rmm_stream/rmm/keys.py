@@ -26,10 +26,19 @@ class LitKey(NamedTuple):
 
 @dataclass(slots=True)
 class News:
-    """Frames that touched a map, those its last fit had seen, the last train, and data times, s. Mutable."""
+    """Frames that touched a map, those its last fit had seen, the last train, and data times, s. Mutable.
+
+    around: dark frames of the adjacent gain stages since the last fit: F4 compares their indicators with the map's own.
+    """
 
     frames: int = 0
     fitted_at: int = 0
     train_id: int = 0
     timestamp: float = 0.0
     fitted_timestamp: float = float("-inf")
+    around: int = 0
+
+    @property
+    def fresh(self) -> int:
+        """Frames that the next fit will see and the last one had not."""
+        return max(self.frames - self.fitted_at, self.around)

@@ -26,6 +26,9 @@ from .snr import SnrStats
 from .stats import INDICATOR, VALUE, FloatStats, IntegerStats, PixelStats
 from .verdict import Evidence, Verdict, judge_map
 
+#: What a gain indicator may be made of.
+INDICATOR_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+
 
 class Fed(NamedTuple):
     """What became of the frames of a batch: how many were accumulated, and how many were not, by reason."""
@@ -91,6 +94,12 @@ class MaskMaker:
             raise DataError(f"frames of module {batch.module}; this maker has {', '.join(map(str, self.modules))}")
         if batch.pixels.shape[1:] != self.spec.module_shape:
             raise DataError(f"frames of {batch.pixels.shape[1:]} pixels; {self.spec.name} has {self.spec.module_shape}")
+        if batch.pixels.dtype != self.spec.dtype:
+            raise DataError(f"frames of {batch.pixels.dtype}; {self.spec.name} has {self.spec.dtype}")
+        if (g := batch.gain) is not None and (g.shape != batch.pixels.shape or g.dtype not in INDICATOR_TYPES):
+            raise DataError(f"a gain indicator of {g.dtype} {g.shape}; expected uint8 or uint16 {batch.pixels.shape}")
+        if {len(batch.cell), len(batch.train_id), len(batch.complete)} != {len(batch)}:
+            raise DataError(f"cell, train_id and complete must have one entry for each of {len(batch)} frames")
         if batch.exposure is None:
             raise DataError("frames without an exposure; an ExposureLabeler must speak first")
 
@@ -108,6 +117,9 @@ class MaskMaker:
             else:
                 accepted.setdefault(stage, []).append(t)
                 self._tell(MapKey(batch.module, stage, cell), batch, take[t])
+                self._tell_around(batch.module, stage, cell)
+                if self._trial_failed(batch.module, stage, cell):
+                    rejected["gated"] += len(accepted.pop(stage))
         folded = np.sort(np.array([t for frames in accepted.values() for t in frames], np.int64))
         frames, at = batch.pixels[take] if len(take) != len(batch) else batch.pixels, cell - self.cells.start
         for stage in np.unique(where[folded] & INDICATOR) if len(folded) else ():
@@ -122,8 +134,6 @@ class MaskMaker:
                 stats = self._dark_stats(DarkKey(batch.module, quantity, int(stage)), block.dtype)
                 stats.update(block, folded, where, int(stage), at, care)
                 stats.frames[at] += n
-        for stage in accepted:
-            self._end_trial(batch.module, stage, cell)
         return len(folded)
 
     def _feed_lit(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
@@ -172,13 +182,16 @@ class MaskMaker:
             self.gates[key] = FrameGate(self.spec, self.settings.gate)
         return self.gates[key]
 
-    def _end_trial(self, module: int, stage: int, cell: int) -> None:
-        """A frame let through on trial has proved foreign: the sums of that cell start again."""
+    def _trial_failed(self, module: int, stage: int, cell: int) -> bool:
+        """Whether a frame let through on trial has now proved foreign: then the sums of that cell start again."""
         gate = self.gates.get(MapKey(module, stage, cell))
-        if gate is not None and gate.trial_failed():
-            for quantity in (VALUES, INDICATORS):
-                if (stats := self.dark.get(DarkKey(module, quantity, stage))) is not None:
-                    stats.restart(cell - self.cells.start)
+        if gate is None or not gate.trial_failed():
+            return False
+        self._kept.clear()
+        for quantity in (VALUES, INDICATORS):
+            if (stats := self.dark.get(DarkKey(module, quantity, stage))) is not None:
+                stats.restart(cell - self.cells.start)
+        return True
 
     def _dark_stats(self, key: DarkKey, dtype: np.dtype) -> PixelStats:
         if key not in self.dark:
@@ -211,8 +224,7 @@ class MaskMaker:
         def derive():
             enough = [s.moments(at) if n >= least else None for s, n in zip(stats, frames)]
             cuts = gain.thresholds(self.spec, enough)
-            levels = [np.nanmedian(m.mean) for m in enough if m is not None] or list(self.spec.gain_thresholds)
-            return None if cuts is None else (cuts, bool(levels[0] <= levels[-1]))
+            return None if cuts is None else (cuts, gain.rises(self.spec, enough))
 
         return self._derived(("cuts", module, cell), frames, derive)
 
@@ -246,6 +258,13 @@ class MaskMaker:
         news.train_id = max(news.train_id, int(batch.train_id[frame]))
         news.timestamp = max(news.timestamp, batch.timestamp)
 
+    def _tell_around(self, module: int, stage: int, cell: int) -> None:
+        """A dark frame of one stage is news for the maps of the adjacent ones: F4 compares their indicators."""
+        if self.spec.gain != "none":
+            for other in (stage - 1, stage + 1):
+                if (news := self.news.get(MapKey(module, other, cell))) is not None:
+                    news.around += 1
+
     def restart(self, exposure: Exposure) -> None:
         """Drop the statistics of one exposure, to start them afresh; gain_stage None drops those of every stage."""
         same = (lambda stage: True) if exposure.gain_stage is None else (lambda stage: stage == exposure.gain_stage)
@@ -265,8 +284,8 @@ class MaskMaker:
         """Fit at most `limit` maps: of those with enough news, the ones with most of it. [] when nothing is due."""
         due = []
         for key, news in self.news.items():
-            fresh = news.frames - news.fitted_at
-            window = min(news.frames, self.settings.features.lit.span_frames)
+            fresh = news.fresh
+            window = max(1, min(news.frames, self.settings.features.lit.span_frames))
             waited = news.timestamp - news.fitted_timestamp >= self.settings.fit.every_s
             if waited and fresh >= max(1, self.settings.fit.news * window) and self._may_speak(key):
                 due.append((-fresh / window, news.fitted_at > 0, key))
@@ -274,17 +293,13 @@ class MaskMaker:
 
     def fit_all(self) -> list[MapFit]:
         """Fit every map that has news and enough frames."""
-        return [
-            self.fit(key)
-            for key, news in sorted(self.news.items())
-            if news.frames > news.fitted_at and self._may_speak(key)
-        ]
+        return [self.fit(key) for key, news in sorted(self.news.items()) if news.fresh and self._may_speak(key)]
 
     def fit(self, key: MapKey) -> MapFit:
         """Fit one map now, whatever it has."""
         verdict = self._verdict(key)
         news = self.news.setdefault(key, News())
-        news.fitted_at, news.fitted_timestamp = news.frames, news.timestamp
+        news.fitted_at, news.fitted_timestamp, news.around = news.frames, news.timestamp, 0
         fit = MapFit(
             key, verdict.flags, verdict.doubtful, verdict.judged, self._frames(key), news.train_id, news.timestamp,
             verdict.suspected,
@@ -318,8 +333,9 @@ class MaskMaker:
         lit, at = [], cell - self.cells.start
         for (m, illumination, s), stats in self.lit.items():
             if (m, s) == (module, stage) and stats.frames[at]:
-                mean, count = stats.mean(at, self.timestamp)
-                window = stats.window(at, self.timestamp)
+                now = float(stats.latest[at])  # what was seen last stays, until frames of this exposure replace it
+                mean, count = stats.mean(at, now)
+                window = stats.window(at, now)
                 sample = illumination is Illumination.SAMPLE
                 lit.append((LitCell(mean, count, *window, sample), int(stats.frames[at])))
         dark = self._moments(DarkKey(module, VALUES, stage), cell)

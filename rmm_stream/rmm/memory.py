@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from ..config import Settings
 from ..detectors import DetectorSpec
+from .gate import STRIDE, WHOLE_BELOW
 
 INTEGER_BYTES = 2 + 2 + 4 + 8  # reference, count, s1, s2 of IntegerStats
 WIDE_BYTES = 4 + 8 + 8  # of IntegerStats.wide
@@ -12,8 +13,7 @@ HALVES_BYTES = 2 * (4 + 2)  # two half-windows of total and count of SnrStats
 BUCKET_BYTES = 3 * 2  # judged, above, below of one time bucket
 OFFSET_BYTES = 4  # float32 dark mean that F6 subtracts
 CUT_BYTES = 4  # float32 threshold between two stages
-FLAG_BYTES = 3  # last fit (flags and doubtful) and published flags of a map
-GATE_BYTES = 8 * (65536 // 17)  # base frame of F1, per cell and stage, at most
+FLAG_BYTES = 4  # last fit (flags, doubtful, suspected) and published flags of a map
 
 
 class Part(NamedTuple):
@@ -23,6 +23,12 @@ class Part(NamedTuple):
     when: str
     size: int
     on_top: bool
+
+
+def seen_by_gate(spec: DetectorSpec) -> int:
+    """Pixels of a frame on which F1 looks, those of gate.subset()."""
+    pixels = spec.module_shape[0] * spec.module_shape[1]
+    return pixels if pixels <= WHOLE_BELOW else len(range(STRIDE // 2, pixels, STRIDE))
 
 
 def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> list[Part]:
@@ -49,8 +55,7 @@ def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> li
         cuts = (len(spec.stages) - 1) * CUT_BYTES
         parts.append(Part("gain thresholds", "free-running frames", pixels * cuts, True))
     maps = len(spec.stages)
+    gate_bytes = 8 * (seen_by_gate(spec) + settings.gate.history)  # base frame and frame means of F1
     parts.append(Part("flags", "fits and publication", maps * pixels * FLAG_BYTES, True))
-    parts.append(
-        Part("frame gate", "dark frames", modules * cells * maps * (GATE_BYTES + 8 * settings.gate.history), True)
-    )
+    parts.append(Part("frame gate", "dark frames", modules * cells * maps * gate_bytes, True))
     return parts

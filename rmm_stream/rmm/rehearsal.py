@@ -1,6 +1,7 @@
 """Runs a small maker through every path of its detector, so that every kernel is compiled before the first frame.
 
-The frames are read-only, as those that sockets give: numba compiles another signature for them.
+The frames are read-only, as those that sockets give: numba compiles another signature for them. Darks come a second time,
+writable: where a train holds several memory cells, the frames of one are a copy.
 """
 
 import numpy as np
@@ -14,15 +15,15 @@ def rehearse(maker) -> None:
     """Feed darks of every stage, then flat and sample frames, and fit. maker: an empty MaskMaker; spoilt afterwards."""
     spec, rng = maker.spec, np.random.default_rng(0)
     gain_type = np.uint8 if spec.packed else np.uint16
-    for train, exposure in enumerate(_exposures(len(spec.stages))):
+    for train, (exposure, writeable) in enumerate(_exposures(len(spec.stages))):
         pixels = rng.normal(100, 5, (FRAMES, *spec.module_shape)).astype(spec.dtype)
-        pixels.flags.writeable = False
+        pixels.flags.writeable = writeable
         gain = None
         if spec.gain != "none":
             stage = exposure.gain_stage or 0
             level = spec.gain_codes[stage] if spec.gain == "code" else 4000 + 2000 * stage
             gain = np.full(pixels.shape, level, gain_type)
-            gain.flags.writeable = False
+            gain.flags.writeable = writeable
         ids = np.arange(train * FRAMES, (train + 1) * FRAMES, dtype=np.uint64)
         maker.feed(
             FrameBatch(
@@ -40,6 +41,7 @@ def rehearse(maker) -> None:
     maker.fit_all()
 
 
-def _exposures(stages: int) -> list[Exposure]:
-    darks = [Exposure(Illumination.DARK, stage) for stage in range(stages)]
-    return [*darks, Exposure(Illumination.FLAT), Exposure(Illumination.SAMPLE)]
+def _exposures(stages: int) -> list[tuple[Exposure, bool]]:
+    """Exposures, and whether their frames are writable."""
+    darks = [(Exposure(Illumination.DARK, s), writeable) for s in range(stages) for writeable in (False, True)]
+    return [*darks, (Exposure(Illumination.FLAT), False), (Exposure(Illumination.SAMPLE), False)]

@@ -41,6 +41,7 @@ class SnrStats:
         self.above = np.zeros((buckets, *self.shape), np.uint16)
         self.below = np.zeros((buckets, *self.shape), np.uint16)
         self.frames = np.zeros(cells, np.int64)
+        self.latest = np.full(cells, -np.inf)  # data time of the last frame, s
         self.half = np.zeros(cells, np.int64)  # which half-window is open
         self.half_frames = np.zeros((2, cells), np.int64)
         self.half_start = np.full((2, cells), np.nan)  # data time, s
@@ -56,6 +57,7 @@ class SnrStats:
             half_s, half_frames = self.span_s / 2, self.span_frames // 2
         else:
             half_s, half_frames = np.inf, FLAT_HALF
+        self.latest[cell] = max(self.latest[cell], timestamp)
         h = self.half[cell]
         if self.half_frames[h, cell] >= half_frames or timestamp - self.half_start[h, cell] >= half_s:
             h = self.half[cell] = 1 - h
@@ -108,6 +110,7 @@ class SnrStats:
                 )
         for mine, theirs in ((self.half_start, other.half_start), (self.bucket_start, other.bucket_start)):
             np.fmin(mine, theirs, out=mine)
+        np.fmax(self.latest, other.latest, out=self.latest)
         for name in ("total", "count", "judged", "above", "below", "frames", "half_frames", "bucket_frames"):
             getattr(self, name)[...] += getattr(other, name)
 
@@ -129,6 +132,6 @@ class SnrStats:
 
 
 _ARRAYS = (
-    "total", "count", "judged", "above", "below", "frames",
+    "total", "count", "judged", "above", "below", "frames", "latest",
     "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start",
 )  # fmt: skip

@@ -34,7 +34,7 @@ class IntegerStats:
     """Exact sums of integer values of at most 16 significant bits. Mutable; one owner.
 
     reference: (cells, ss, fs) unsigned, first valid value of the pixel. count: uint16. s1: int32. s2: uint64. 16 B per
-    pixel and cell; folded into `wide` (int64 counts and sums, 24 B more) before they can overflow.
+    pixel and cell; folded into `wide` (20 B more) before they can overflow.
     frames: (cells,) int64, frames of which most pixels counted.
     """
 

@@ -23,10 +23,12 @@ def share_below(lit: LitCell) -> NDArray:
 
 
 def binomial_scale(lit: LitCell, model: NDArray) -> NDArray:
-    """Standard error of a share of n frames whose expectation is the model; of at least one frame in n."""
+    """Standard error of a share of n frames whose expectation is the model, as if one more frame had been beyond the cut.
+
+    Eight Gaussian sigmas above an expectation of a frame or less are too few: the Poisson tail is longer."""
     n = np.maximum(lit.judged, 1)
-    p = np.clip(model, 1 / n, 1)
-    return np.sqrt(p * (1 - p) / n)
+    p = np.clip(model, 0, 1)
+    return np.sqrt((p + 1 / n) * (1 - p) / n)
 
 
 def often_enough(share: NDArray, settings: Settings) -> NDArray:

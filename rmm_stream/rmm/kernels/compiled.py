@@ -1,11 +1,31 @@
-"""How kernels are compiled. Serial and without the interpreter lock: more speed means more workers, never parallel loops.
+"""How kernels are compiled, and where the compiled ones are kept.
 
-`fast` allows sums to be re-ordered, which vectorises them. It is a set, never True: True would remove isnan.
+Serial and without the interpreter lock: more speed means more workers, never parallel loops. `fast` allows sums to be
+re-ordered, which vectorises them. It is a set, never True: True would remove isnan.
 """
 
+import hashlib
+import os
 from functools import partial
+from pathlib import Path
 
-from numba import njit
+import numba
 
-exact = partial(njit, nogil=True, cache=True, error_model="numpy")
+#: numba notices a change of the file that defines a kernel, but not of the kernels that it calls in other files: it would
+#: go on with the old ones. So each state of this folder has a place of its own.
+FINGERPRINT = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[
+    :12
+]
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: $NUMBA_CACHE_DIR, else $CACHE_DIRECTORY of systemd, else the user's cache."""
+    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    place = given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rmm-stream")
+    return Path(place, FINGERPRINT)
+
+
+numba.config.CACHE_DIR = str(cache_directory())
+
+exact = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})

@@ -13,12 +13,12 @@ from .compiled import exact, fast
 
 STEPS = 12  # optimisation steps, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_VALUES = 20  # below it k is so small that nothing is robust
-MIN_PIXELS = (
-    100  # of a tile; so that a 15 x 15 tile in an ASIC corner, 14 x 14 without its edge pixels, is still fitted
-)
+MIN_PIXELS = 100  # of a tile: 15 x 15 in an ASIC corner, 14 x 14 without its edge pixels, is still fitted
 MIN_SHARE = 0.5  # of a tile's pixels
 PLANE = 3  # parameters of a plane
 BLOCK_ROWS = 9
+LARGE = 1024  # pixels from which a tile's concentration may be COARSE; in a smaller one each pixel moves the plane
+COARSE, FINE = 0.01, 1e-4  # of the k-th residual
 TALL = 36  # rows from which a tile starts from medians of 9 rows x 1 column
 
 
@@ -76,7 +76,7 @@ def fit_sorted(x, structure, certain, lambda_fit):
         upto[i + 1] = upto[i] + y[i]
     theta = 0.0
     for step in range(1, STEPS + 1):
-        j = int(certain * (1.0 - step / STEPS) * n)
+        j = min(int(certain * (1.0 - step / STEPS) * n), k - 1)
         a = nearest_run(y, theta, k)
         total, m = upto[a + k] - upto[a], k
         if j > 0:
@@ -260,35 +260,41 @@ def block_medians(z, medians, y, x):
     if rows >= TALL:
         tall, wide, down, across = BLOCK_ROWS, 1, rows // BLOCK_ROWS, columns
     else:
-        tall, wide, down, across = rows // 4, columns // 4, 4, 4
+        tall, wide, down, across = (rows + 3) // 4, (columns + 3) // 4, 4, 4
     values = np.empty(tall * wide, np.float32)
     m = 0
     for p in range(down):
         for q in range(across):
             n = 0
-            for i in range(p * tall, (p + 1) * tall):
-                for j in range(q * wide, (q + 1) * wide):
+            # 4 blocks reach from edge to edge, alike from either side: a mirrored tile starts from the mirrored plane
+            top = p * tall if rows >= TALL else (p * (rows - tall) + 1) // 3
+            left = q * wide if rows >= TALL else (q * (columns - wide) + 1) // 3
+            for i in range(top, top + tall):
+                for j in range(left, left + wide):
                     if not np.isnan(z[i, j]):
                         values[n] = z[i, j]
                         n += 1
             if 2 * n >= tall * wide and n > 0:
                 medians[m] = median_of(values, n)
-                y[m] = np.float32((p + 0.5) * tall - 0.5 * rows)
-                x[m] = np.float32((q + 0.5) * wide - 0.5 * columns)
+                y[m] = np.float32(top + 0.5 * tall - 0.5 * rows)
+                x[m] = np.float32(left + 0.5 * wide - 0.5 * columns)
                 m += 1
     return m
 
 
 @exact
 def start_plane(z, plane):
-    """First plane from block medians: least squares on the 0.6 of them that lie nearest, up to 8 times. False: no blocks."""
+    """First plane from block medians: least squares on the 0.6 of them that lie nearest, up to 8 times.
+
+    Where the usable pixels are so scattered that hardly a block is half full, it is level, at their median."""
     most = max((z.shape[0] // BLOCK_ROWS + 1) * z.shape[1], 16)
     medians = np.empty(most, np.float32)
     y = np.empty(most, np.float32)
     x = np.empty(most, np.float32)
     m = block_medians(z, medians, y, x)
     if m < 8:
-        return False
+        plane[0], plane[1], plane[2] = np.nanmedian(z), 0.0, 0.0
+        return
     r = np.sort(medians[:m])
     plane[0], plane[1], plane[2] = r[m // 2], 0.0, 0.0
     for _ in range(8):
@@ -313,7 +319,6 @@ def start_plane(z, plane):
         plane[2] += cx
         if abs(c0) + abs(cy) + abs(cx) <= 1e-4 * limit:
             break
-    return True
 
 
 @exact
@@ -326,23 +331,25 @@ def fit_plane(z, structure, lambda_fit, plane, r):
     usable = 0
     for v in z.flat:
         usable += not np.isnan(v)
-    if usable < max(MIN_PIXELS, MIN_SHARE * z.size) or not start_plane(z, plane):
+    if usable < max(MIN_PIXELS, MIN_SHARE * z.size):
         return np.nan
+    start_plane(z, plane)
     rows, columns = z.shape
     k = int(structure * usable)
     # concentrate: least squares on the k pixels with the smallest residuals, until it no longer moves
     limit = np.float32(0)
+    precision = COARSE if z.size >= LARGE else FINE
     for step in range(STEPS):
         residuals(z, plane, r)
-        limit = kth_smallest(r, k, 0.015)
+        limit = kth_smallest(r, k, precision)
         before = plane.copy()
         refit(r, z.shape, limit, plane)
         moved = np.abs(plane - before)
-        if step > 0 and moved[0] + 0.5 * rows * moved[1] + 0.5 * columns * moved[2] <= 0.01 * limit:
+        if step > 0 and moved[0] + 0.5 * rows * moved[1] + 0.5 * columns * moved[2] <= precision * limit:
             break
     # scale: MSSE as a fixed point from below; sigma does not decrease as inliers join, so it cannot overshoot
     residuals(z, plane, r)
-    limit = kth_smallest(r, k, 1e-4)
+    limit = kth_smallest(r, k, FINE)
     inliers = -1
     while True:
         n, total = squares_within(r, limit)
@@ -366,7 +373,7 @@ def fit_plane(z, structure, lambda_fit, plane, r):
     return math.sqrt(total / (n - PLANE)) if n > PLANE else np.nan
 
 
-EPS32 = np.finfo(np.float32).eps
+EPS32 = float(np.finfo(np.float32).eps)
 
 
 @exact

@@ -33,7 +33,7 @@ def route_codes(gain, stage_of_code, held, where):
     In a held exposure every pixel belongs to the held stage, and one whose code says otherwise has no valid value there.
     """
     for i in range(gain.size):
-        said = stage_of_code[gain[i] & 255]
+        said = stage_of_code[gain[i] & 255] if gain[i] < 256 else NOWHERE
         if held < 0:
             where[i] = said
         else:

@@ -37,8 +37,8 @@ def merge_moments(sign, other_count, other_mean, other_m2, count, mean, m2):
             continue
         if sign > 0:
             d = other_mean[i] - mean[i]
-            mean[i] += d * k / total
-            m2[i] += other_m2[i] + d * d * n * k / total
+            mean[i] += d * (k / total)  # k / total first: exactly 1 where there was nothing before
+            m2[i] += other_m2[i] + d * d * n * (k / total)
         else:
             rest = (n * mean[i] - k * other_mean[i]) / total
             d = other_mean[i] - rest

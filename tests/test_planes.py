@@ -1,0 +1,210 @@
+"""Tiles and the planes on them, as maps are judged: geometry, symmetry, accuracy, and what cannot be fitted (algorithm 3)."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rmm_stream.config import Fit
+from rmm_stream.detectors import DetectorSpec
+from rmm_stream.detectors.agipd import AGIPD1M
+from rmm_stream.detectors.jungfrau import JUNGFRAU4M
+from rmm_stream.rmm.outliers import consistency, judge, tiles
+
+
+def described(name: str, module_shape: tuple[int, int], asic_shape: tuple[int, int]) -> DetectorSpec:
+    return DetectorSpec(name=name, modules=1, module_shape=module_shape, asic_shape=asic_shape)
+
+
+EIGER = described("eiger", (514, 1030), (256, 256))
+PILATUS = described("pilatus", (195, 487), (97, 60))
+CSPAD = described("cspad", (185, 388), (185, 194))
+EPIX = described("epix10k", (352, 384), (176, 192))
+PART = described("part", (100, 70), (64, 64))
+
+
+# ---- tiles ------------------------------------------------------------------------------------------------------------
+
+#: Sides of the tiles of whole ASICs: the table of algorithm 5.
+SIDES = (
+    (AGIPD1M, {64}, {64}),
+    (JUNGFRAU4M, {64}, {64}),
+    (EIGER, {64}, {64}),
+    (PILATUS, {97}, {60}),
+    (CSPAD, {92, 93}, {64, 65}),
+    (EPIX, {88}, {64}),
+)
+
+
+@pytest.mark.parametrize(("spec", "rows", "columns"), SIDES, ids=[spec.name for spec, *_ in SIDES])
+def test_tiles_have_the_size_of_the_table(spec, rows, columns):
+    whole = [side - side % asic for side, asic in zip(spec.module_shape, spec.asic_shape)]
+    within = [t for t in tiles(spec, (64, 64)) if t[1] <= whole[0] and t[3] <= whole[1]]
+    assert {int(bottom - top) for top, bottom, _, _ in within} == rows
+    assert {int(right - left) for _, _, left, right in within} == columns
+
+
+@pytest.mark.parametrize("tile", [(64, 64), (15, 15), (100, 20)])
+@pytest.mark.parametrize("spec", [spec for spec, *_ in SIDES] + [PART], ids=lambda spec: spec.name)
+def test_tiles_cover_the_module_once_and_cross_no_asic_edge(spec, tile):
+    covered = np.zeros(spec.module_shape, int)
+    for top, bottom, left, right in tiles(spec, tile):
+        covered[top:bottom, left:right] += 1
+        assert bottom > top
+        assert right > left
+        assert top // spec.asic_shape[0] == (bottom - 1) // spec.asic_shape[0]
+        assert left // spec.asic_shape[1] == (right - 1) // spec.asic_shape[1]
+    assert (covered == 1).all()
+
+
+def test_a_step_between_asics_is_no_outlier(rng):
+    """One tile across the border would see two levels; each ASIC has its own plane."""
+    spec = described("two", (64, 128), (64, 64))
+    values = rng.normal(100, 1, (64, 128))
+    values[:, 64:] += 500
+    found = judge(values, tiles(spec, (64, 64)))
+    assert np.abs(found.snr).max() < 8
+    assert found.model[:, :64] == pytest.approx(100, abs=0.3)
+    assert found.model[:, 64:] == pytest.approx(600, abs=0.3)
+
+
+# ---- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def one_tile(values: NDArray, floor: float = 0.0, fit: Fit = Fit()):
+    """Judge a map that is one tile."""
+    return judge(values, np.array([[0, values.shape[0], 0, values.shape[1]]]), fit, floor)
+
+
+def contaminated(rng, share: float, shape: tuple[int, int]) -> NDArray:
+    """N(0, 1) with a share of the pixels 4 to 100 sd high."""
+    z = rng.normal(size=shape)
+    bad = rng.random(z.shape) < share
+    z[bad] += rng.uniform(4, 100, bad.sum())
+    return z
+
+
+def slanted(rng, side: int) -> NDArray:
+    """A plane whose range over the tile is below 10."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    cy, cx = rng.uniform(-1, 1, 2)
+    return rng.uniform(0, 10) / ((abs(cy) + abs(cx)) * (side - 1)) * (cy * y + cx * x) + rng.normal(0, 30)
+
+
+def test_a_plane_added_to_a_tile_is_added_to_its_model(rng):
+    """Law 8, up to 40 % bad: 0.02 sigma everywhere in the tile."""
+    worst = 0.0
+    for _ in range(200):
+        z, plane = contaminated(rng, rng.uniform(0, 0.4), (64, 64)), slanted(rng, 64)
+        before, after = one_tile(z), one_tile(z + plane)
+        worst = max(worst, np.abs(after.model - before.model - plane).max() / before.scale[0, 0])
+    print(f"\n64x64, plane added: model differs by at most {worst:.3f} sigma")
+    assert worst <= 0.02
+
+
+@pytest.mark.parametrize(("side", "most"), [(64, 0.020), (15, 0.15)])
+def test_a_turned_tile_has_the_turned_model(side, most, rng):
+    """Law 8: mirrored along either axis, and transposed, up to 40 % bad."""
+    worst = 0.0
+    for _ in range(200):
+        z = contaminated(rng, rng.uniform(0, 0.4), (side, side))
+        straight = one_tile(z)
+        for turn in (np.flipud, np.fliplr, np.transpose):
+            worst = max(worst, np.abs(one_tile(turn(z)).model - turn(straight.model)).max() / straight.scale[0, 0])
+    print(f"\n{side}x{side}, mirrored and transposed: model differs by at most {worst:.3f} sigma")
+    assert worst <= most
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
+def test_planes_are_as_good_as_least_squares_of_the_good_pixels(share, rng):
+    """rms error of the model against the optimum sqrt(3 / good pixels); sigma_raw within 2 %."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    errors, scales = [], []
+    for _ in range(200):
+        truth = 1000 + rng.uniform(-5, 5) * y + rng.uniform(-5, 5) * x
+        found = one_tile(truth + 8 * contaminated(rng, share, truth.shape))
+        errors.append(np.mean((found.model - truth) ** 2) / 64)
+        scales.append(found.scale[0, 0] / consistency(3.0) / 8)
+    error, optimum = np.sqrt(np.mean(errors)), np.sqrt(3 / 4096 / (1 - share))
+    print(f"\n64x64, {share:.0%} hot: rms error {error:.4f} sd, optimum {optimum:.4f}; sigma_raw {np.mean(scales):.3f}")
+    assert error < 1.1 * optimum
+    assert np.mean(scales) == pytest.approx(0.985, abs=0.015)
+
+
+# ---- what cannot be fitted --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "least"), [(64, 2048), (15, 113), (12, 100)])
+def test_a_tile_needs_half_of_its_pixels_and_a_hundred(side, least, rng):
+    """Of 15x15, 14x14 are left in the corner of an ASIC; that is enough."""
+    values = rng.normal(100, 5, (side, side))
+    order = rng.permutation(values.size)
+    values.flat[order[least:]] = np.nan
+    assert np.isfinite(one_tile(values).scale).all()
+    values.flat[order[least - 1]] = np.nan
+    unfit = one_tile(values)
+    assert np.isnan(unfit.model).all()
+    assert np.isnan(unfit.scale).all()
+    assert np.isnan(unfit.snr).all()
+
+
+def test_an_unfit_tile_leaves_its_neighbours_alone(rng):
+    spec = described("four", (128, 128), (64, 64))
+    values = rng.normal(100, 5, (128, 128))
+    values[:64, :40] = np.nan
+    found = judge(values, tiles(spec, (64, 64)))
+    assert np.isnan(found.scale[:64, :64]).all()
+    assert np.isfinite(found.scale[64:]).all()
+    assert np.isfinite(found.scale[:, 64:]).all()
+
+
+def test_missing_values_do_not_move_the_plane(rng):
+    """A pixel that is left out counts for nothing, whatever it would have been."""
+    values = rng.normal(100, 5, (64, 64)) + np.linspace(0, 20, 64)
+    gone = rng.random(values.shape) < 0.3
+    one, two = (one_tile(np.where(gone, np.nan, values + shift * gone)) for shift in (0, 1e6))
+    np.testing.assert_array_equal(one.model, two.model)
+    assert np.isnan(one.snr[gone]).all()
+    assert np.isfinite(one.snr[~gone]).all()
+
+
+def test_mostly_equal_values_have_the_floor_as_sigma_or_none(rng):
+    """More than half of the values equal: sigma_raw 0. A hot pixel is then far, or the tile unfit."""
+    values = np.full((64, 64), 7.0)
+    values.flat[rng.permutation(4096)[:1800]] += rng.uniform(0.5, 3, 1800)
+    values[10, 10] = 30
+    floored, bare = one_tile(values, floor=1 / 6), one_tile(values)
+    assert (floored.scale == 1 / 6).all()
+    assert (floored.model == 7).all()
+    assert floored.snr[10, 10] == pytest.approx(6 * 23)
+    assert np.isnan(bare.scale).all()
+
+
+def test_the_floor_is_the_least_sigma_and_no_more(rng):
+    values = rng.normal(0, 0.05, (64, 64))
+    assert (one_tile(values, floor=1 / 6).scale == 1 / 6).all()
+    values = rng.normal(0, 5, (64, 64))
+    assert one_tile(values, floor=1 / 6).scale[0, 0] == one_tile(values).scale[0, 0]
+
+
+@pytest.mark.parametrize("level", [0.1, 8191.3, 1e6])
+def test_rounding_of_a_constant_is_no_sigma(level, rng):
+    """sigma <= 4 eps32 |mu| is what is left of a constant."""
+    values = level * (1 + 1e-8 * rng.normal(size=(64, 64)))
+    assert np.isnan(one_tile(values).scale).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_half_of_a_small_tile_is_enough_of_it(share, rng):
+    """15x15 with every second pixel missing at random, where hardly a block of the start is half full."""
+    y, x = np.mgrid[:15, :15] - 7.0
+    errors = []
+    for _ in range(200):
+        cy, cx = rng.uniform(-0.3, 0.3, 2)
+        values = rng.normal(size=(15, 15)) + cy * y + cx * x
+        order = rng.permutation(225)
+        values.flat[order[: int(share * 113)]] += rng.uniform(4, 100, int(share * 113))
+        values.flat[order[113:]] = np.nan
+        errors.append(np.mean((one_tile(values).model - cy * y - cx * x) ** 2))
+    print(f"\n15x15, half missing, {share:.0%} hot: rms error {np.sqrt(np.mean(errors)):.3f} sd")
+    assert np.sqrt(np.max(errors)) < 0.6
+    assert np.sqrt(np.mean(errors)) < 1.3 * np.sqrt(3 / 113 / (1 - share))

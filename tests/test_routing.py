@@ -1,0 +1,78 @@
+"""kernels/routing.py against its twin: the stage of every pixel of a frame, and whether its value counts."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rmm_stream.rmm.kernels import routing
+
+few = settings(max_examples=40, deadline=None)
+
+
+def invalid(values, saturation=np.inf, sentinels=(), where=None):
+    where = np.zeros(values.size, np.uint8) if where is None else where.copy()
+    routing.mark_invalid(values, float(saturation), np.array(sentinels, np.int64), where)
+    return where
+
+
+@few
+@given(arrays(np.uint16, 30, elements=st.sampled_from([0, 1, 100, 16382, 16383, 65534, 65535])), st.data())
+def test_mark_invalid_of_integers_like_its_twin(values, data):
+    saturation = data.draw(st.sampled_from([16383.0, 65535.0, float("inf")]))
+    sentinels = data.draw(st.sampled_from([[], [0], [65535, 100]]))
+    where = data.draw(arrays(np.uint8, 30, elements=st.sampled_from([0, 1, 2, 255])))
+    expected = naive.mark_invalid(values, saturation, sentinels, where)
+    np.testing.assert_array_equal(invalid(values, saturation, sentinels, where), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int16, np.int32, np.float32])
+def test_mark_invalid_at_the_ends_of_a_dtype_like_its_twin(dtype):
+    limits = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
+    values = np.array([limits.min, 0, 1, limits.max], dtype)
+    values.flags.writeable = False
+    for saturation, sentinels in (
+        (np.inf, []),
+        (float(limits.max), [0]),
+        (1.0, [int(limits.min)] if limits.min else []),
+    ):
+        sentinels = [s for s in sentinels if abs(s) < 2**62]
+        expected = naive.mark_invalid(values, saturation, sentinels, np.zeros(4, np.uint8))
+        np.testing.assert_array_equal(invalid(values, saturation, sentinels), expected)
+
+
+def test_nan_and_infinite_values_are_invalid():
+    values = np.array([np.nan, np.inf, -np.inf, 0.0, -3e38], np.float32)
+    np.testing.assert_array_equal(invalid(values), [128, 128, 128, 0, 0])
+
+
+@few
+@given(arrays(np.uint8, 40, elements=st.integers(0, 255)), st.sampled_from([-1, 0, 1, 2]))
+def test_route_codes_like_its_twin(codes, held):
+    table = np.full(256, routing.NOWHERE, np.uint8)
+    table[[0, 1, 3]] = [0, 1, 2]
+    where = np.empty(40, np.uint8)
+    routing.route_codes(codes, table, held, where)
+    np.testing.assert_array_equal(where, naive.route_codes(codes, [0, 1, 3], held))
+
+
+def test_a_16_bit_code_is_not_taken_for_its_low_byte():
+    where = np.empty(4, np.uint8)
+    table = np.full(256, routing.NOWHERE, np.uint8)
+    table[[0, 1, 3]] = [0, 1, 2]
+    routing.route_codes(np.array([3, 256, 257, 65535], np.uint16), table, -1, where)
+    np.testing.assert_array_equal(where, [2, 255, 255, 255])
+
+
+@few
+@given(
+    arrays(np.uint16, 25),
+    arrays(np.float32, (2, 25), elements=st.one_of(st.floats(0, 65535, width=32), st.just(np.nan))),
+    st.booleans(),
+)
+def test_route_analogue_like_its_twin(indicator, cuts, ascending):
+    where = np.empty(25, np.uint8)
+    routing.route_analogue(indicator, cuts, ascending, where)
+    np.testing.assert_array_equal(where, naive.route_analogue(indicator, cuts, ascending))

@@ -1,0 +1,97 @@
+"""kernels/sums.py against its twin: exact integers, whatever the reference and the order."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rmm_stream.rmm.kernels import sums
+from rmm_stream.rmm.stats import INDICATOR, VALUE
+
+few = settings(max_examples=40, deadline=None)
+WHERE = st.sampled_from([0, 1, 128, 129, 255])
+
+
+def empty(pixels, dtype=np.uint16):
+    return [np.zeros(pixels, t) for t in (dtype, np.uint16, np.int32, np.uint64)]
+
+
+def add(frames, take, where, care, stage, rows, earlier=None):
+    earlier = np.zeros(frames.shape[1], np.uint32) if earlier is None else earlier
+    sums.add_frames(frames, np.asarray(take, np.int64), where, np.uint8(care), np.uint8(stage), earlier, *rows)
+    return rows
+
+
+@few
+@given(
+    st.sampled_from([np.uint8, np.uint16]),
+    st.integers(1, 12),
+    st.integers(1, 8),
+    st.sampled_from([VALUE, INDICATOR]),
+    st.sampled_from([0, 1]),
+    st.data(),
+)
+def test_add_frames_like_its_twin(dtype, n, pixels, care, stage, data):
+    top = int(np.iinfo(dtype).max)
+    values = st.one_of(st.sampled_from([0, 1, top - 1, top]), st.integers(0, top))
+    frames = data.draw(arrays(dtype, (n, pixels), elements=values))
+    where = data.draw(arrays(np.uint8, (n, pixels), elements=WHERE))
+    take = data.draw(st.lists(st.integers(0, n - 1), unique=True))
+    frames.flags.writeable = where.flags.writeable = False
+    rows = add(frames, take, where, care, stage, empty(pixels, dtype))
+    for found, expected in zip(rows, naive.add_frames(frames, take, where, care, stage)):
+        assert found.tolist() == expected.tolist()
+
+
+@few
+@given(st.integers(0, 65535), st.lists(st.integers(0, 65535), max_size=30))
+def test_moments_like_its_twin(reference, values):
+    n, s1 = len(values), sum(v - reference for v in values)
+    s2 = sum((v - reference) ** 2 for v in values)
+    mean, m2 = np.empty(1), np.empty(1)
+    sums.moments(np.array([reference], np.uint16), np.array([n]), np.array([s1]), np.array([s2], np.uint64), mean, m2)
+    expected = naive.triple(values)[1:]
+    np.testing.assert_equal((mean[0], m2[0]), naive.moments(reference, n, s1, s2))
+    np.testing.assert_allclose((mean[0], m2[0]), expected, rtol=1e-15, atol=1e-12)
+
+
+@few
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=30), st.integers(0, 65535), st.integers(0, 65535))
+def test_moments_are_the_same_bits_about_any_reference(values, one, two):
+    found = []
+    for reference in (one, two):
+        d = [v - reference for v in values]
+        mean, m2 = np.empty(1), np.empty(1)
+        sums.moments(
+            np.array([reference], np.uint16), np.array([len(d)]), np.array([sum(d)]),
+            np.array([sum(x * x for x in d)], np.uint64), mean, m2,
+        )  # fmt: skip
+        found.append((mean[0], m2[0]))
+    assert found[0] == found[1]
+
+
+def test_the_first_valid_value_is_the_reference_and_stays_after_a_fold():
+    frames = np.array([[9], [5], [7]], np.uint16)
+    where = np.array([[128], [0], [0]], np.uint8)
+    reference, count, s1, s2 = add(frames, [0, 1, 2], where, VALUE, 0, empty(1))
+    assert (reference[0], count[0], s1[0], s2[0]) == (5, 2, 2, 4)
+    folded = [reference.copy(), *empty(1)[1:]]
+    reference, count, s1, s2 = add(frames, [2], where, VALUE, 0, folded, np.array([2], np.uint32))
+    assert (reference[0], count[0], s1[0], s2[0]) == (5, 1, 2, 4)
+
+
+@pytest.mark.parametrize(("first", "then"), [(0, 65535), (65535, 0)])
+def test_sums_hold_as_many_frames_as_are_added_between_folds(first, then):
+    """The worst case of 16 bits: every difference is +-65535."""
+    frames = np.array([[first, first], [then, then]], np.uint16)
+    where = np.array([[0, 0], [0, 255]], np.uint8)
+    take = np.ones(sums.FOLD_AT, np.int64)
+    take[0] = 0
+    _, count, s1, s2 = add(frames, take, where, VALUE, 0, empty(2))
+    n = sums.FOLD_AT
+    assert count.tolist() == [n, 1]
+    assert s1.tolist() == [(n - 1) * (then - first), 0]
+    assert s2.tolist() == [(n - 1) * 65535**2, 0]
+    assert np.iinfo(np.int32).max >= 65535 * sums.FOLD_AT

@@ -22,8 +22,8 @@ from .frames import Exposure, FrameBatch, Illumination
 from .mask import Mask
 from .policy import MaskPolicy
 from .policy.overlay import overlay
-from .rmm import MaskMaker
-from .rmm.gate import frame_means, outlying
+from .rmm import MaskMaker, gain
+from .rmm.gate import frame_mean, outlying, serves_as_base, subset
 from .shard import Shard
 from .sources.frame_stack import FrameStack
 from .sources.hdf5 import frames
@@ -207,16 +207,32 @@ def _read(job: Job, inputs: Sequence[Input], indicator: bool = True) -> Iterator
 
 
 def _gated(job: Job, inputs: Sequence[Input], count) -> dict[int, NDArray]:
-    """F1, first pass: for each cell, (n,) bool in reading order, the frames of one exposure unlike the others."""
-    bases: dict[int, NDArray] = {}
-    means: dict[int, list[NDArray]] = {}
-    for batch in count(_read(job, inputs, indicator=False)):
-        for cell in np.unique(batch.cell).tolist():
-            pixels = batch.pixels[batch.cell == cell]
-            base = bases.setdefault(cell, pixels[0].copy())
-            means.setdefault(cell, []).append(frame_means(pixels, job.spec, base))
-    settings = job.settings
-    return {cell: outlying(np.concatenate(some), settings.gate, job.spec, settings.fit) for cell, some in means.items()}
+    """F1, first pass: for each cell, (n,) bool in reading order, the frames of one exposure unlike others of their stage."""
+    spec, settings = job.spec, job.settings
+    free = inputs[0].exposure.gain_stage is None and spec.gain == "code"
+    bases: dict[tuple[int, int], NDArray] = {}
+    stages: dict[int, list[int]] = {}
+    means: dict[int, list[float]] = {}
+    for batch in count(_read(job, inputs, indicator=free)):
+        for t, cell in enumerate(batch.cell.tolist()):
+            frame, stage = batch.pixels[t], 0
+            if free and batch.gain is not None:
+                one = np.s_[t : t + 1]
+                stage = gain.majority(
+                    gain.route(spec, batch.pixels[one], batch.gain[one], None, None, True), len(spec.stages)
+                )
+            if (cell, stage) not in bases and serves_as_base(values := subset(frame, spec)):
+                bases[cell, stage] = values
+            base = bases.get((cell, stage))
+            means.setdefault(cell, []).append(np.nan if base is None else frame_mean(frame, base, spec))
+            stages.setdefault(cell, []).append(stage)
+    out = {}
+    for cell, of_cell in means.items():
+        all_means, at = np.array(of_cell), np.array(stages[cell])
+        out[cell] = np.zeros(len(all_means), bool)
+        for stage in np.unique(at):
+            out[cell][at == stage] = outlying(all_means[at == stage], settings.gate, spec, settings.fit)
+    return out
 
 
 def _without(batch: FrameBatch, gated: Mapping[int, NDArray], seen: Counter) -> FrameBatch:

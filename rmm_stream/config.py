@@ -334,6 +334,8 @@ def _check(config: Config) -> None:
         "allowed are 2.5 to 5; it is the inlier rule, not fit.cut (fit.strict_paper = true allows more)",
     )
     _refuse(fit.clear_cut > fit.cut, "fit.clear_cut", fit.clear_cut, f"must not exceed fit.cut = {fit.cut}")
+    gate = config.gate
+    _refuse(gate.learn > gate.history, "gate.learn", gate.learn, f"must not exceed gate.history = {gate.history}")
     _refuse(fit.certain >= fit.structure, "fit.certain", fit.certain, f"must be below fit.structure = {fit.structure}")
     _refuse(
         lit.span_frames < 2 * lit.buckets,

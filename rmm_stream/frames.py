@@ -39,7 +39,7 @@ class FrameBatch:
     """n frames of ONE module that arrived together; at a free-electron laser usually one train.
 
     module: int, from 0.
-    pixels: (n, ss, fs) uint8 | uint16 | uint32 | int16 | int32 | float32, ADU or counts, as received.
+    pixels: (n, ss, fs) uint8 | uint16 | uint32 | float32 (DetectorSpec.dtype), ADU or counts, as received.
     gain: (n, ss, fs) uint8 | uint16 gain indicator as received, or None.
     cell: (n,) uint16 memory cell; 0 where the detector has none.
     train_id: (n,) uint64; frame number at a synchrotron.

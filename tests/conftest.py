@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from rmm_stream.detectors import DetectorSpec
+
+settings.register_profile("fixed", derandomize=True, deadline=None)  # the same examples on every machine
+settings.load_profile("fixed")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

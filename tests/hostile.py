@@ -1,6 +1,6 @@
 """Messages that a peer should never send: malformed ones, and well-formed but insane ones.
 
-The one invariant, for each decoder and for the whole service: refused, counted under `reason`, and the next good train
+Arrival is at NOW or later. The one invariant, for each decoder and for the whole service: refused, counted under `reason`, and the next good train
 is still accumulated. A case with `whole` is refused by a ProtocolError; another is decoded, and something in it counted.
 """
 
@@ -119,11 +119,13 @@ def insane_trains(version: str) -> list[Hostile]:
         ("train id is a word", "mistyped", {"tid": "7"}),
         ("train ids contradict", "train_id", {"trainId": np.full(3, 999, np.uint64)}),
         ("year 3000", "time", {"timestamp": 32_503_680_000.0}),
+        ("year 2199", "time", {"timestamp": 7_231_000_000.0}),
         ("year 1970", "time", {"timestamp": 0.0}),
         ("time is nan", "time", {"timestamp": float("nan")}),
         ("time is a word", "mistyped", {"timestamp": "now"}),
         ("seconds are a word", "time", {"timestamp": None, "sec": "now"}),
         ("seconds are many", "time", {"timestamp": None, "sec": "9" * 500}),
+        ("seconds of the year 2199", "time", {"timestamp": None, "sec": "7231000000"}),
         ("fraction is a word", "time", {"timestamp": None, "frac": "half"}),
     ]
     whole = [Hostile(name, reason, karabo_train(version, **changes)) for name, reason, changes in cases]
@@ -267,6 +269,7 @@ def native() -> list[Hostile]:
         ("signed gain", "dtype", {"gain_dtype": "int16"}),
         ("gain not announced", "oversized", {"gain_dtype": None}),
         ("year 3000", "time", {"timestamp": 32_503_680_000.0}),
+        ("year 2199", "time", {"timestamp": 7_231_000_000.0}),
         ("time is nan", "time", {"timestamp": float("nan")}),
         ("illumination unheard of", "mistyped", {"illumination": "moonlight"}),
         ("gain stage beyond the detector", "mistyped", {"illumination": "dark", "gain_stage": 7}),

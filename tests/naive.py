@@ -325,13 +325,14 @@ def judge_frame(frame, where, offset, tiles, dither, settings, adu_per_photon, u
 
 
 def edge(spec):
-    """Pixel by pixel: is it within edge_width of a side of its ASIC?"""
+    """Pixel by pixel: is it within edge_width of a side of its ASIC, or in a gap between two?"""
     out = np.zeros(spec.module_shape, bool)
     for place in np.ndindex(spec.module_shape):
         for at, whole, asic in zip(place, spec.module_shape, spec.asic_shape):
-            start = at // asic * asic
-            end = min(start + asic, whole)
-            out[place] |= at - start < spec.edge_width or end - 1 - at < spec.edge_width
+            n = whole // asic
+            gap = 0 if n == 1 else (whole - n * asic) // (n - 1)
+            within = at % (asic + gap)
+            out[place] |= within < spec.edge_width or within >= asic - spec.edge_width
     return out
 
 

@@ -87,6 +87,11 @@ def test_the_page_asks_nothing_of_other_machines():
     assert "https://" not in home.text + style.text
 
 
+def test_the_page_says_how_much_is_held_back_as_signal():
+    with serving(with_module(suspected=486)) as ask:
+        assert "<td>486 pixels</td>" in ask("/").text
+
+
 def test_status_is_json():
     with serving(running()) as ask:
         found = json.loads(ask("/api/status").text)

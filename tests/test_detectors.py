@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 from builders import TINY, TINY_CALIBRATED, TINY_PACKED
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rmm_stream.detectors import DETECTORS, detector
@@ -29,11 +29,11 @@ def test_an_unknown_detector_is_told_the_known_ones():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(5, 40), st.integers(5, 40), st.integers(5, 20), st.integers(5, 20), st.integers(0, 2))
-def test_edge_like_its_twin(ss, fs, a, b, width):
-    spec = replace(
-        TINY_CALIBRATED, module_shape=(ss, fs), asic_shape=(min(a, ss), min(b, fs)), edge_width=width, name="any"
-    )
+@given(*[st.integers(1, 4)] * 2, *[st.integers(5, 20)] * 2, *[st.integers(0, 3)] * 2, st.integers(0, 2))
+def test_edge_like_its_twin(down, across, a, b, gap_ss, gap_fs, width):
+    assume((down - 1) * gap_ss < a and (across - 1) * gap_fs < b)  # or one more ASIC would fit
+    shape = down * a + (down - 1) * gap_ss, across * b + (across - 1) * gap_fs
+    spec = replace(TINY_CALIBRATED, module_shape=shape, asic_shape=(a, b), edge_width=width, name="any")
     np.testing.assert_array_equal(spec.edge(), naive.edge(spec))
 
 

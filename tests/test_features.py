@@ -112,7 +112,7 @@ def test_a_stage_without_spread_is_allowed():
 
 
 def lit(judged, above=0, below=0):
-    return LitCell(*(np.full((1, 1), v) for v in (0.0, judged, judged, above, below)))
+    return LitCell(*(np.full((1, 1), v) for v in (0.0, judged, judged, above, below)), 0, 0, np.zeros((1, 1), bool))
 
 
 def test_shares_are_counted_apart_and_nan_where_nothing_was_judged():

@@ -1,6 +1,12 @@
 """When the files of a service are written, with which version, and what a full disk does."""
 
 import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,13 +84,53 @@ def test_versions_go_on_after_a_restart(files, tmp_path):
     assert read_mask(tmp_path / "mask.h5").provenance.version == 2
 
 
-def test_a_full_disk_is_an_alarm_and_is_tried_again(files, now, monkeypatch, caplog):
+#: Writes five times where no file may grow beyond a page, which is how a full disk looks from inside, then without.
+FULL_DISK = """
+    import json, os, resource, sys
+    import numpy as np
+    from rmm_stream.config import Store
+    from rmm_stream.detectors import DetectorSpec
+    from rmm_stream.live.files import RETRY_S, MaskFiles
+    from rmm_stream.live.status import ModuleStatus, Status
+
+    folder, now = sys.argv[1], [0.0]
+    spec = DetectorSpec("tiny", 4, (128, 128), (64, 64), cells=2, stages=("a", "b"))
+    noise = np.random.default_rng(1).integers(0, 256, spec.module_shape, np.uint8)
+    modules = {3: ModuleStatus(3, maps=4, serial=1)}
+    status = Status("tiny", 2, range(2), modules, state="running", overlay={3: noise})
+    store = Store(mask_file=folder + "/mask.h5", live_file=folder + "/live.h5")
+    files = MaskFiles(store, spec, "digest", clock=lambda: now[0])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    for turn in range(6):
+        if turn == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        files.step(status, commit=True)
+        print(json.dumps([files.alarms, files.version, sorted(os.listdir(folder))]), flush=True)
+        now[0] += RETRY_S
+"""
+
+
+def test_a_disk_that_is_full_for_a_while_costs_alarms_and_nothing_else(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    turns = [json.loads(line) for line in done.stdout.splitlines()]
+    why = os.strerror(errno.EFBIG)
+    failed = {key: f"store.{key} cannot be written: {why}; trying again" for key in ("live_file", "mask_file")}
+    assert turns[:5] == [[failed, 0, []]] * 5
+    assert turns[5:] == [[{}, 1, ["live.h5", "mask.h5"]]]
+    assert read_mask(tmp_path / "mask.h5").provenance.version == 1
+
+
+def test_after_a_failure_the_mask_file_waits_before_it_is_tried_again(files, now, monkeypatch):
     def full(*args, **keywords):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files_file, "write_mask", full)
     files.step(running(exposures_ended=1))
-    assert "No space left on device" in files.alarms["mask_file"]
+    assert files.alarms["mask_file"] == "store.mask_file cannot be written: No space left on device; trying again"
     assert files.version == 0
     monkeypatch.undo()
     files.step(running(exposures_ended=1))

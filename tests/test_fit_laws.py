@@ -58,11 +58,14 @@ def evidence(rng) -> Evidence:
         spread(0, 0.07),
         *(np.full(shape, FRAMES) for _ in range(2)),
         *(rng.binomial(FRAMES, np.where(rng.random(shape) < 0.1, rng.uniform(0, 0.5, shape), 0.01)) for _ in range(2)),
+        FRAMES,
+        FRAMES,
+        np.zeros(shape, bool),
     )
     gain = [moments(spread(4000, 20), spread(20, 1, sign=False)), moments(spread(5000, 20), spread(20, 4, sign=False))]
     dark = moments(spread(1000, 20), spread(6, 0.3, sign=False))
     dark.m2[5, 5] = 0  # dead, whatever the cut
-    return Evidence(0, (dark, FRAMES), [(g, FRAMES) for g in gain], [(lit, FRAMES)], TINY.edge())
+    return Evidence(0, (dark, FRAMES), [(g, FRAMES) for g in gain], [lit], TINY.edge())
 
 
 def test_a_larger_cut_flags_a_subset_and_separates_less(rng):

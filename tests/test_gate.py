@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmm_stream.config import Gate
-from rmm_stream.rmm.gate import FrameGate, frame_mean, frame_means, outlying, subset
+from rmm_stream.rmm.gate import FrameGate, frame_mean, outlying, serves_as_base, subset
 
 GATE = Gate(history=60, learn=30)
 
@@ -26,15 +26,25 @@ def verdicts(gate, frames):
 
 
 def test_subset_takes_all_of_a_small_frame_and_a_17th_of_a_large_one():
-    assert subset(np.zeros((64, 64))).size == 4096
-    large = np.arange(512 * 128).reshape(512, 128)
-    assert subset(large).size == pytest.approx(large.size / 17, abs=1)
-    assert len(set(subset(large) % 128)) == 128, "not the same columns in every row"
+    assert subset(np.zeros((64, 64)), TINY).size == 4096
+    large, spec = np.arange(512 * 128).reshape(512, 128), replace(TINY, saturation=None)
+    assert subset(large, spec).size == pytest.approx(large.size / 17, abs=1)
+    assert len(set(subset(large, spec) % 128)) == 128, "not the same columns in every row"
+
+
+def test_a_first_frame_without_enough_data_is_not_the_base():
+    gate, frames = FrameGate(TINY_CALIBRATED, GATE), darks(40, spec=TINY_CALIBRATED)
+    broken = np.full_like(frames[0], np.nan)
+    broken[0, :20] = 5.0
+    assert not serves_as_base(subset(broken, TINY_CALIBRATED))
+    assert gate.accepts(broken)
+    assert all(verdicts(gate, frames))
+    assert not gate.accepts(frames[0] + np.float32(500))
 
 
 def test_frame_mean_is_what_a_frame_is_above_its_base():
     frames = darks(2)
-    base = subset(frames[0])
+    base = subset(frames[0], TINY)
     assert frame_mean(frames[0] + np.uint16(7), base, TINY) == pytest.approx(7)
     frames[1, :20] = 16383  # saturated
     assert abs(frame_mean(frames[1], base, TINY)) < 2
@@ -42,7 +52,7 @@ def test_frame_mean_is_what_a_frame_is_above_its_base():
 
 
 def test_frame_mean_of_a_frame_without_data_is_nan():
-    assert np.isnan(frame_mean(np.full(TINY.module_shape, 16383, np.uint16), subset(darks(1)[0]), TINY))
+    assert np.isnan(frame_mean(np.full(TINY.module_shape, 16383, np.uint16), subset(darks(1)[0], TINY), TINY))
     assert np.isnan(frame_mean(np.full((64, 32), np.nan, np.float32), np.zeros(2048), TINY_CALIBRATED))
 
 
@@ -61,14 +71,15 @@ def test_batch_finds_the_foreign_among_all():
     frames = darks(100)
     foreign = [0, 3, 50, 51, 99]
     frames[foreign] += np.uint16(90)
-    for base in (None, frames[0], frames[7]):
-        means = frame_means(frames, TINY, base)
+    for base in (subset(frames[0], TINY), subset(frames[7], TINY)):
+        means = np.array([frame_mean(frame, base, TINY) for frame in frames])
         assert np.flatnonzero(outlying(means, GATE, TINY)).tolist() == foreign
 
 
 def test_identical_frames_are_all_kept():
     frames = np.repeat(darks(1), 50, axis=0)
-    assert not outlying(frame_means(frames, TINY), GATE, TINY).any()
+    means = np.array([frame_mean(frame, subset(frames[0], TINY), TINY) for frame in frames])
+    assert not outlying(means, GATE, TINY).any()
 
 
 def test_frames_on_trial_are_let_through_and_prove_foreign_at_its_end():

@@ -35,6 +35,9 @@ from rmm_stream.wire.karabo_message import stamp, write
 VERSIONS = ("2.2", "1.0")
 STACKED = Source(name="TINY/DET/STACKED:xtdf", axes="cell module ss fs")
 
+#: Values of msgpack that hold no others.
+ATOMS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary()
+
 
 def decoder(spec=TINY, source=TINY_SOURCE, exposure=ExposureSettings(), modules=None):
     return KaraboDecoder(spec, source, exposure, range(spec.modules) if modules is None else modules)
@@ -280,6 +283,23 @@ def test_time_comes_from_the_float_then_from_seconds_then_from_the_arrival():
     assert refused.value.reason == "time"
 
 
+@pytest.mark.parametrize(
+    "late", [{"timestamp": NOW + 3601}, {"timestamp": None, "sec": str(int(NOW) + 3602)}], ids=["float", "seconds"]
+)
+def test_a_time_more_than_an_hour_ahead_of_the_arrival_is_refused_and_says_whose_clock(late):
+    parts = hostile.karabo_train(**late)
+    with pytest.raises(ProtocolError, match="compare the clocks") as refused:
+        decoder().decode(parts, NOW)
+    assert refused.value.reason == "time"
+    assert decoder().decode(parts).batches, "the arrival is not known"
+    assert decoder().decode(parts, NOW + 100).batches
+
+
+def test_a_recording_of_any_age_is_taken():
+    (batch,) = decoder().decode(hostile.karabo_train(), NOW + 20 * 365 * 86400).batches
+    assert batch.timestamp == NOW
+
+
 def test_without_a_train_id_in_the_metadata_that_of_the_frames_is_taken():
     ids = np.array([7, 7, 8], np.uint64)
     (found,) = decoder().decode(hostile.karabo_train(tid=None, trainId=ids)).batches
@@ -293,11 +313,11 @@ def test_hostile_messages_are_refused_with_their_reason(case):
     assert case.reason in REASONS
     if case.whole:
         with pytest.raises(ProtocolError) as refused:
-            decoder().decode(case.parts)
+            decoder().decode(case.parts, NOW)
         assert refused.value.reason == case.reason
         assert len(str(refused.value)) < 1000
     else:
-        assert case.reason in {reason for _, reason in decoder().decode(case.parts).rejected}
+        assert case.reason in {reason for _, reason in decoder().decode(case.parts, NOW).rejected}
 
 
 def test_a_refused_shape_says_what_to_correct():
@@ -372,11 +392,9 @@ def mutate(data, parts):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
-    value=st.recursive(
-        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-        max_leaves=6,
-    ),
+    value=ATOMS
+    | st.lists(ATOMS, max_size=3)
+    | st.dictionaries(st.text(max_size=3), ATOMS | st.lists(ATOMS), max_size=3),
     key=st.sampled_from(
         [
             "image.data",

@@ -1,10 +1,15 @@
 """sd_notify, against a socket that stands in for the service manager."""
 
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
 from rmm_stream.live.notify import notify
+from rmm_stream.live.service import STOPPING_S
+
+UNIT = Path(__file__).parents[1] / "systemd" / "rmm-stream@.service"
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -30,3 +35,8 @@ def test_without_a_manager_nothing_happens(monkeypatch):
 def test_a_manager_that_is_gone_is_no_reason_to_die(monkeypatch, tmp_path):
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     assert not notify("WATCHDOG=1")
+
+
+def test_the_unit_gives_the_service_the_time_that_it_allows_itself_to_stop():
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
+    assert STOPPING_S <= int(seconds) <= 1.2 * STOPPING_S

@@ -1,5 +1,7 @@
 """Tiles and the planes on them, as maps are judged: geometry, symmetry, accuracy, and what cannot be fitted (algorithm 3)."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from rmm_stream.config import Fit
 from rmm_stream.detectors import DetectorSpec
 from rmm_stream.detectors.agipd import AGIPD1M
 from rmm_stream.detectors.jungfrau import JUNGFRAU4M
+from rmm_stream.errors import ConfigError
 from rmm_stream.rmm.outliers import consistency, judge, tiles
 
 
@@ -19,7 +22,6 @@ EIGER = described("eiger", (514, 1030), (256, 256))
 PILATUS = described("pilatus", (195, 487), (97, 60))
 CSPAD = described("cspad", (185, 388), (185, 194))
 EPIX = described("epix10k", (352, 384), (176, 192))
-PART = described("part", (100, 70), (64, 64))
 
 
 # ---- tiles ------------------------------------------------------------------------------------------------------------
@@ -37,23 +39,35 @@ SIDES = (
 
 @pytest.mark.parametrize(("spec", "rows", "columns"), SIDES, ids=[spec.name for spec, *_ in SIDES])
 def test_tiles_have_the_size_of_the_table(spec, rows, columns):
-    whole = [side - side % asic for side, asic in zip(spec.module_shape, spec.asic_shape)]
-    within = [t for t in tiles(spec, (64, 64)) if t[1] <= whole[0] and t[3] <= whole[1]]
-    assert {int(bottom - top) for top, bottom, _, _ in within} == rows
-    assert {int(right - left) for _, _, left, right in within} == columns
+    assert {int(bottom - top) for top, bottom, _, _ in tiles(spec, (64, 64))} == rows
+    assert {int(right - left) for _, _, left, right in tiles(spec, (64, 64))} == columns
 
 
 @pytest.mark.parametrize("tile", [(64, 64), (15, 15), (100, 20)])
-@pytest.mark.parametrize("spec", [spec for spec, *_ in SIDES] + [PART], ids=lambda spec: spec.name)
-def test_tiles_cover_the_module_once_and_cross_no_asic_edge(spec, tile):
+@pytest.mark.parametrize("spec", [spec for spec, *_ in SIDES], ids=lambda spec: spec.name)
+def test_tiles_cover_each_asic_once_and_what_lies_between_is_edge(spec, tile):
+    asic = np.full(spec.module_shape, -1)
+    for number, ((top, bottom), (left, right)) in enumerate(product(spec.asics(0), spec.asics(1))):
+        assert (bottom - top, right - left) == spec.asic_shape
+        asic[top:bottom, left:right] = number
     covered = np.zeros(spec.module_shape, int)
     for top, bottom, left, right in tiles(spec, tile):
         covered[top:bottom, left:right] += 1
-        assert bottom > top
-        assert right > left
-        assert top // spec.asic_shape[0] == (bottom - 1) // spec.asic_shape[0]
-        assert left // spec.asic_shape[1] == (right - 1) // spec.asic_shape[1]
-    assert (covered == 1).all()
+        assert len(np.unique(asic[top:bottom, left:right])) == 1
+    np.testing.assert_array_equal(covered, asic >= 0)
+    assert spec.edge()[asic < 0].all()
+    assert asic[-1, -1] == asic.max(), "from edge to edge of the module"
+
+
+def test_gaps_between_chips_are_where_the_detector_has_them():
+    assert PILATUS.asics(0) == [(0, 97), (98, 195)]
+    assert PILATUS.asics(1)[1] == (61, 121)
+    assert EIGER.asics(1) == [(0, 256), (258, 514), (516, 772), (774, 1030)]
+
+
+def test_an_asic_shape_that_does_not_tile_the_module_is_refused():
+    with pytest.raises(ConfigError, match=r"along ss, 100 pixels are not ASICs of 64 .*36 pixels would be left over"):
+        described("part", (100, 70), (64, 64))
 
 
 def test_a_step_between_asics_is_no_outlier(rng):

@@ -297,6 +297,39 @@ def test_a_callback_that_raises_is_logged_and_counted_and_the_mask_goes_on(caplo
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_client_whose_thread_dies_is_stale_and_says_so_and_serves_its_mask_on(caplog, monkeypatch):
+    with make() as publisher, MaskClient(publisher.updates_endpoint) as client:
+        publisher.publish(traffic.change(7))
+        client.wait(PATIENCE_S)
+        assert not client.stale
+
+        def broken(now):
+            raise ZeroDivisionError("a fault of ours")
+
+        monkeypatch.setattr(client._core, "tick", broken)
+        until(lambda: client.stale)
+        client._thread.join(PATIENCE_S)
+        assert has(client, (0, 0), 7)
+        with pytest.raises(TimeoutError, match="thread failed: ZeroDivisionError: a fault of ours; make a new client"):
+            client.wait(0.01)
+    (record,) = [record for record in caplog.records if record.name == "rmm_stream.client.mask_client"]
+    assert record.levelno == logging.ERROR
+    assert "thread failed; its mask is stale" in record.message
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_a_closed_client_is_stale_and_serves_its_mask_on():
+    with make() as publisher:
+        with MaskClient(publisher.updates_endpoint) as client:
+            publisher.publish(traffic.change(7))
+            client.wait(PATIENCE_S)
+            assert not client.stale
+        assert client.stale
+        assert has(client, (0, 0), 7)
+        with pytest.raises(TimeoutError, match="the client is closed"):
+            client.wait(0.01)
+
+
 def test_a_callback_may_close_the_client():
     with MaskClientAfter() as (publisher, client):
         client.on_update(lambda update: client.close())

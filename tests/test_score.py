@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from rmm_stream.cli.score import GoodScore, KindScore, by_kind, false_peaks, found, good_pixels, onset_delays
+from rmm_stream.cli.score import (
+    GoodScore,
+    KindScore,
+    by_kind,
+    false_peaks,
+    found,
+    good_pixels,
+    missed_bars,
+    onset_delays,
+)
 from rmm_stream.mask import Mask
 from rmm_stream.sources.scene import TABLE
 from rmm_stream.sources.truth import Truth
@@ -56,6 +65,21 @@ def test_a_defect_is_found_by_an_expected_flag_in_a_judged_map(truth, mask):
 
 def test_good_pixels_are_those_of_judged_maps_that_are_neither_planted_odd_nor_edge(truth, mask):
     assert good_pixels(truth, {0: mask}, (4, 5)) == GoodScore(good=2 * 30 - 5 - 1, flagged=1)
+
+
+def test_a_bar_is_met_up_to_its_last_pixel_and_missed_by_the_next():
+    def kinds(found):
+        return [KindScore("offset", 1000, 1000, 5, 0), KindScore("gain_level", 200, found, 0, 0)]
+
+    assert missed_bars(kinds(199), GoodScore(300_000, 3)) == []
+    (kind,) = missed_bars(kinds(198), GoodScore(300_000, 3))
+    assert kind == "gain level: 198 of 200 found, 99.00 %; the bar is 99.5 %"
+    (pixels,) = missed_bars(kinds(199), GoodScore(300_000, 4))
+    assert pixels == "good pixels: 4 of 300,000 flagged; the bar is one in 100,000"
+
+
+def test_nothing_to_count_meets_no_bar():
+    assert len(missed_bars([KindScore("weak", 0, 0, 9, 9)], GoodScore(0, 0))) == 2
 
 
 def test_delays_run_from_the_train_with_the_defect_to_the_flag(truth):

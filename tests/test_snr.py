@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 
+from rmm_stream.errors import ConfigError
 from rmm_stream.rmm.snr import FLAT_HALF, SnrStats
 
 SHAPE = (2, 3)
@@ -136,7 +137,7 @@ def test_a_merge_that_would_overflow_is_refused_and_changes_nothing():
     one.half_frames[0, 0] = 40000
     two = copy.deepcopy(one)
     before = {k: v.copy() for k, v in one.state().items()}
-    with pytest.raises(ValueError, match="too many frames"):
+    with pytest.raises(ConfigError, match="too many frames"):
         one.merge(two)
     for name, array in one.state().items():
         np.testing.assert_array_equal(array, before[name])

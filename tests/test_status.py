@@ -109,11 +109,16 @@ def test_pixels_are_counted_by_each_flag_they_carry():
 
 def test_the_description_is_plain_json():
     source = SourceStatus(
-        "tcp://a:1", messages=2, malformed={"truncated": 1}, rejected={(3, "gated"): 4}, missed={3: 5}
-    )
-    status = running(sources=(source,), exposure=Exposure(Illumination.DARK, 1), labelled_by="operator")
+        "tcp://a:1", messages=2, malformed={"truncated": 1}, rejected={(3, "gated"): 4}, missed={3: 5},
+        series={3: 1}, disconnects=2, resets=6,
+    )  # fmt: skip
+    status = with_module(suspected=12)
+    status = replace(status, sources=(source,), exposure=Exposure(Illumination.DARK, 1), labelled_by="operator")
     found = json.loads(json.dumps(describe(status, 100.0, 30.0)))
     assert found["health"] == "ok"
     assert found["exposure"] == {"illumination": "dark", "gain_stage": 1}
     assert found["sources"][0]["rejected"] == [{"module": 3, "reason": "gated", "frames": 4}]
-    assert found["modules"][0]["frames"] == 10
+    assert found["sources"][0]["missed"] == {"3": 5}
+    assert found["sources"][0]["series"] == {"3": 1}
+    assert (found["sources"][0]["disconnects"], found["sources"][0]["resets"]) == (2, 6)
+    assert (found["modules"][0]["frames"], found["modules"][0]["suspected"]) == (10, 12)

@@ -31,7 +31,8 @@ def moments(seed=0, mean=1000.0, sd=10.0, n=250):
 def lit_cell(seed=0, judged=250):
     rng = np.random.default_rng(seed)
     count = np.full(SHAPE, judged)
-    return LitCell(rng.normal(0, 0.1, SHAPE), count, count.copy(), rng.poisson(0.1, SHAPE), rng.poisson(0.1, SHAPE))
+    rare = rng.poisson(0.1, SHAPE), rng.poisson(0.1, SHAPE)
+    return LitCell(rng.normal(0, 0.1, SHAPE), count, count.copy(), *rare, 250, 250, np.zeros(SHAPE, bool))
 
 
 def evidence(stage=0, dark=None, gain=(None, None), lit=(), excluded=None):
@@ -110,7 +111,7 @@ def test_a_larger_cut_flags_a_subset(feature):
     dark.m2[...] *= 1 + rng.exponential(0.5, SHAPE)
     cell.mean[...] += rng.standard_t(2, SHAPE) * 0.3
     cell.above[...] += rng.poisson(rng.exponential(3, SHAPE))
-    seen = evidence(dark=(dark, 250)) if feature == "dark" else evidence(lit=[(cell, 250)])
+    seen = evidence(dark=(dark, 250)) if feature == "dark" else evidence(lit=[cell])
     before = None
     for cut in (4.0, 6.0, 8.0, 12.0):
         chosen = structs.replace(SETTINGS, fit=Fit(cut=cut, clear_cut=3.0))
@@ -153,7 +154,7 @@ def test_lit_outliers_in_the_mean_and_in_either_rate():
     cell.mean[6, 6] = -3
     cell.above[7, 7] = 50
     cell.below[8, 8] = 50
-    out = verdict(evidence(lit=[(cell, 250)]))
+    out = verdict(evidence(lit=[cell]))
     assert {tuple(p) for p in np.argwhere(out.flags == LIT).tolist()} == {(5, 5), (6, 6), (7, 7), (8, 8)}
     assert out.judged == LIT
     assert [m.name for m in out.maps] == ["lit SNR", "lit rate above", "lit rate below"]
@@ -164,7 +165,7 @@ def test_a_share_below_min_share_does_no_harm():
     cell.above[...] = 0
     cell.above[7, 7] = 19  # of 1000: far outside, but below 0.02
     cell.above[8, 8] = 21
-    out = verdict(evidence(lit=[(cell, 1000)]))
+    out = verdict(evidence(lit=[cell._replace(mean_frames=1000, share_frames=1000)]))
     assert np.argwhere(out.flags).tolist() == [[8, 8]]
 
 
@@ -172,7 +173,7 @@ def test_flat_and_sample_both_speak():
     flat, sample = lit_cell(1), lit_cell(2)
     flat.mean[5, 5] = 4
     sample.above[6, 6] = 100
-    out = verdict(evidence(lit=[(flat, 250), (sample, 250)]))
+    out = verdict(evidence(lit=[flat, sample]))
     assert np.argwhere(out.flags).tolist() == [[5, 5], [6, 6]]
     assert len(out.maps) == 6
 
@@ -202,7 +203,7 @@ def test_lit_says_nothing_of_tiles_and_pixels_it_did_not_see():
     for a in cell[:5]:
         a[:32] = np.nan if a.dtype.kind == "f" else 0
     cell.judged[40, 10] = cell.count[40, 10] = 3
-    out = verdict(evidence(lit=[(cell, 250)]))
+    out = verdict(evidence(lit=[cell]))
     assert not out.flags.any()
     assert out.judged == LIT
 
@@ -218,7 +219,7 @@ def test_excluded_pixels_take_no_part_and_get_no_bit():
     cell, gain = lit_cell(), moments(4, 4000, 20)
     for a in (cell.mean, gain.mean):
         a[excluded] = 1e5
-    seen = evidence(dark=(dark, 250), gain=[(gain, 250), (gain, 250)], lit=[(cell, 250)], excluded=excluded)
+    seen = evidence(dark=(dark, 250), gain=[(gain, 250), (gain, 250)], lit=[cell], excluded=excluded)
     out, bare = verdict(seen), verdict(evidence(dark=(plain, 250), excluded=excluded))
     assert not out.flags[excluded].any()
     assert not out.doubtful[excluded].any()
@@ -227,7 +228,7 @@ def test_excluded_pixels_take_no_part_and_get_no_bit():
 
 
 def test_unchanged_evidence_gives_identical_bytes():
-    seen = evidence(dark=(moments(), 250), lit=[(lit_cell(), 250)])
+    seen = evidence(dark=(moments(), 250), lit=[lit_cell()])
     one, two = verdict(seen), verdict(seen)
     assert one.flags.tobytes() == two.flags.tobytes()
     for a, b in zip(one.maps, two.maps):
@@ -238,7 +239,7 @@ def test_nothing_of_the_evidence_is_changed():
     dark, cell = moments(), lit_cell()
     for a in (*dark, *cell[:5]):
         a.flags.writeable = False
-    verdict(evidence(dark=(dark, 250), lit=[(cell, 250)]))
+    verdict(evidence(dark=(dark, 250), lit=[cell]))
 
 
 def test_spots_of_the_sample_are_held_back_and_lone_pixels_are_not():
@@ -247,7 +248,7 @@ def test_spots_of_the_sample_are_held_back_and_lone_pixels_are_not():
         cell.mean[5:7, 5:7] = 4.0  # a spot
         cell.mean[20, 20] = 4.0  # a pixel
         cell.mean[25:27, 25] = -4.0  # below is no spot
-        out = verdict(evidence(lit=[(cell, 250)]))
+        out = verdict(evidence(lit=[cell]))
         flagged = {tuple(p) for p in np.argwhere(out.flags == LIT).tolist()}
         spot = {(5, 5), (5, 6), (6, 5), (6, 6)}
         assert flagged == {(20, 20), (25, 25), (26, 25)} | (set() if sample else spot)
@@ -259,7 +260,7 @@ def test_the_shape_in_the_mean_holds_for_the_rate_above():
     cell.mean[5:7, 5:7] = 4.0
     cell.above[5, 5] = 60
     cell.below[6, 6] = 60
-    out = verdict(evidence(lit=[(cell, 250)]))
+    out = verdict(evidence(lit=[cell]))
     assert np.argwhere(out.flags).tolist() == [[6, 6]]
 
 
@@ -273,23 +274,6 @@ def test_spot_shaped_like_its_twin():
 
 
 # ---- outliers.py ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tile", [(64, 64), (15, 15), (40, 100)])
-@pytest.mark.parametrize("name", [*DETECTORS, "pilatus", "cspad"])
-def test_tiles_cover_the_module_once_and_cross_no_asic_edge(name, tile):
-    odd = {"pilatus": ((195, 487), (97, 60)), "cspad": ((185, 388), (185, 194))}
-    if name in odd:
-        module, asic = odd[name]
-        spec = replace(TINY_CALIBRATED, module_shape=module, asic_shape=asic)
-    else:
-        spec = detector(name)
-    covered = np.zeros(spec.module_shape, int)
-    for top, bottom, left, right in tiles(spec, tile):
-        covered[top:bottom, left:right] += 1
-        for first, last, side in ((top, bottom, 0), (left, right, 1)):
-            assert first // spec.asic_shape[side] == (last - 1) // spec.asic_shape[side]
-    assert (covered == 1).all()
 
 
 def test_tiles_are_those_of_the_table():

@@ -4,7 +4,6 @@ import queue
 from collections import Counter
 from dataclasses import replace
 from itertools import count
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from rmm_stream.mask import BadPixel, MapFit, MapKey
 from rmm_stream.policy import MaskPolicy
 from rmm_stream.policy.overlay import overlay
 from rmm_stream.rmm import MaskMaker
+from rmm_stream.sources.tally import Tally
 
 FRAMES = 24
 FLAT = Exposure(Illumination.FLAT, None)
@@ -116,6 +116,22 @@ def test_frames_of_others_are_neither_fed_nor_counted():
     assert [batch.cell.tolist() for batch in maker.fed] == [[1]]
     assert worker.status.modules[0].frames == 1
     assert worker.status.modules[0].rejected == {}
+
+
+def test_suspected_signal_is_counted_over_the_last_fit_of_each_map_whether_the_flags_changed_or_not():
+    def fit(cell, suspected):
+        held_back = np.zeros(TINY.module_shape, bool)
+        held_back[20, :suspected] = True
+        return replace(fit_of(cell), suspected=held_back)
+
+    maker = FakeMaker([fit(0, 4), fit(1, 3), fit(0, 1), fit_of(2)])
+    worker, _ = make(maker)
+    counts = []
+    for _ in range(4):
+        worker._judge(maker.fit_due(1), 0.1)
+        worker._report()
+        counts.append(worker.status.modules[0].suspected)
+    assert counts == [4, 7, 4, 4]
 
 
 # Accounts -------------------------------------------------------------------------------------------------------------
@@ -337,10 +353,12 @@ class Still:
     """A source that never brings anything."""
 
     def __init__(self):
-        self.tally = SimpleNamespace(
-            snapshot=lambda: SimpleNamespace(
-                messages=0, nbytes=0, malformed=Counter(), rejected=Counter({(0, "duplicate"): 1}), missed=Counter()
-            )
+        self.tally = Tally(
+            rejected=Counter({(0, "duplicate"): 1}),
+            missed=Counter({0: 5}),
+            series=Counter({0: 1}),
+            disconnects=2,
+            resets=3,
         )
         self.connected, self.closed = False, False
 
@@ -359,6 +377,11 @@ def test_a_full_queue_drops_the_oldest_and_counts_its_frames():
     waiting = [frames.get_nowait()[0].train_id[0] for _ in range(2)]
     assert waiting == [3, 4]
     assert receiver.status().rejected == {(0, "queue_full"): 9, (1, "queue_full"): 9, (0, "duplicate"): 1}
+
+
+def test_what_the_source_lost_is_in_its_status():
+    status = Receiver(Still(), queue.Queue(1), "block", "tcp://a:1").status()
+    assert (status.missed, status.series, status.disconnects, status.resets) == ({0: 5}, {0: 1}, 2, 3)
 
 
 def test_a_blocking_queue_loses_nothing():

@@ -60,6 +60,12 @@ class DetectorSpec:
                     f"detector {self.name!r}: asic_shape {list(self.asic_shape)} does not fit in module_shape "
                     f"{list(self.module_shape)} along {'ss' if side == 0 else 'fs'}"
                 )
+            rest, between = whole % part, whole // part - 1
+            if rest and (between == 0 or rest % between):
+                raise ConfigError(
+                    f"detector {self.name!r}: along {'ss' if side == 0 else 'fs'}, {whole} pixels are not ASICs of {part} "
+                    f"with equal gaps between them ({rest} pixels would be left over)"
+                )
         if self.gain == "code" and len(self.gain_codes) != len(self.stages):
             raise ConfigError(f"detector {self.name!r}: gain_codes needs one code per stage, {len(self.stages)}")
         if self.gain_thresholds and len(self.gain_thresholds) != len(self.stages) - 1:
@@ -93,14 +99,21 @@ class DetectorSpec:
             return COUNTING_FLOOR
         return 0.0 if self.calibrated else DIGITISER_FLOOR
 
+    def asics(self, axis: int) -> list[tuple[int, int]]:
+        """First and last + 1 pixel of each ASIC along an axis, 0 for ss and 1 for fs; equal gaps lie between them."""
+        whole, part = self.module_shape[axis], self.asic_shape[axis]
+        n = whole // part
+        gap = (whole - n * part) // (n - 1) if n > 1 else 0
+        return [(i * (part + gap), i * (part + gap) + part) for i in range(n)]
+
     def edge(self) -> NDArray:
-        """(ss, fs) bool: pixels within edge_width of an ASIC side. Section 2.1: masked without analysis."""
-        sides = []
-        for whole, part in zip(self.module_shape, self.asic_shape):
-            place = np.arange(whole) % part
-            length = np.minimum(part, whole - np.arange(whole) // part * part)  # a last, partial ASIC
-            sides.append((place < self.edge_width) | (place >= length - self.edge_width))
-        return sides[0][:, None] | sides[1][None, :]
+        """(ss, fs) bool: pixels within edge_width of an ASIC side, or between ASICs. Section 2.1: masked without analysis."""
+        inside = []
+        for axis in (0, 1):
+            inside.append(np.zeros(self.module_shape[axis], bool))
+            for first, last in self.asics(axis):
+                inside[axis][first + self.edge_width : last - self.edge_width] = True
+        return ~(inside[0][:, None] & inside[1][None, :])
 
     def split_raw(self, raw: NDArray) -> tuple[NDArray, NDArray | None]:
         """Raw words -> (pixels, gain code): `packed` bits on top, `bits` below. (raw, None) where nothing is packed."""

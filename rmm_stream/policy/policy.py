@@ -29,20 +29,25 @@ class MaskPolicy:
         """The change that a fit makes to what is published; None: nothing changed, or nothing was judged."""
         if not fit.judged:
             return None
-        flags = lay_over(fit.flags, self.overlays.get(fit.key.module, self._edge))
-        flags.flags.writeable = False
         before = self.published.get(fit.key)
+        fitted, judged = fit.flags, fit.judged
+        if before is not None and (silent := before.judged & ~fit.judged):
+            # a feature with too few frames to speak now has not taken back what it said
+            fitted = fitted | before.flags & np.uint8(silent | BadPixel.NO_DATA)
+            judged |= silent
+        flags = lay_over(fitted, self.overlays.get(fit.key.module, self._edge))
+        flags.flags.writeable = False
         if before is None:
             was_bad = lay_over(np.zeros_like(flags), self.overlays.get(fit.key.module, self._edge)) != 0
         else:
-            if before.judged == fit.judged and np.array_equal(before.flags, flags):
+            if before.judged == judged and np.array_equal(before.flags, flags):
                 return None
             was_bad = before.flags != 0
         bad = flags != 0
         change = MapChange(
             key=fit.key,
             flags=flags,
-            judged=fit.judged,
+            judged=judged,
             frames=fit.frames,
             train_id=fit.train_id,
             timestamp=fit.timestamp,

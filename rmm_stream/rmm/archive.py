@@ -21,14 +21,13 @@ def _text(value) -> NDArray:
 
 
 def pack(maker) -> dict[str, NDArray]:
-    """Name -> array: "dark/0/value/2/s1" is s1 of the dark values of module 0 in stage 2."""
+    """Name -> array, all copies: "dark/0/value/2/s1" is s1 of the dark values of module 0 in stage 2."""
     state = {
         "spec": _text(asdict(maker.spec)),
         "settings": _text(maker.settings),
         "modules": np.array(maker.modules),
         "cells": np.array([maker.cells.start, maker.cells.stop]),
         "gated": np.array(maker.gated),
-        "timestamp": np.array(maker.timestamp),
         "news": np.array(
             [[*key, n.frames, n.fitted_at, n.train_id, n.around] for key, n in maker.news.items()], np.int64
         ),
@@ -36,11 +35,13 @@ def pack(maker) -> dict[str, NDArray]:
     }
     for m, excluded in maker.excluded.items():
         state[f"excluded/{m}"] = excluded
-    parts = {f"dark/{k.module}/{k.quantity}/{k.gain_stage}": v for k, v in maker.dark.items()}
-    parts |= {f"lit/{k.module}/{k.illumination.value}/{k.gain_stage}": v for k, v in maker.lit.items()}
+    held, parts = maker.segments, {}
+    for name, dark, lit in (("", held.dark, held.lit), ("old_", held.old_dark, held.old_lit)):
+        parts |= {f"{name}dark/{k.module}/{k.quantity}/{k.gain_stage}": v for k, v in dark.items()}
+        parts |= {f"{name}lit/{k.module}/{k.illumination.value}/{k.gain_stage}": v for k, v in lit.items()}
     parts |= {f"gate/{k.module}/{k.gain_stage}/{k.cell}": v for k, v in maker.gates.items()}
     for prefix, part in parts.items():
-        state |= {f"{prefix}/{name}": array for name, array in part.state().items()}
+        state |= {f"{prefix}/{name}": array.copy() for name, array in part.state().items()}
     for key, fit in maker.flags.items():
         prefix = "fit/{}/{}/{}".format(*key)
         state |= {f"{prefix}/flags": fit.flags, f"{prefix}/doubtful": fit.doubtful}
@@ -66,18 +67,18 @@ def unpack(state: dict[str, NDArray], kind):
     maker = kind(
         spec, state["modules"].tolist(), range(*state["cells"].tolist()), settings, exclude, bool(state["gated"])
     )
-    maker.timestamp = float(state["timestamp"])
     parts: dict[tuple[str, ...], dict[str, NDArray]] = {}
     for name, array in state.items():
         words = name.split("/")
-        if words[0] in ("dark", "lit", "gate", "fit"):
+        if words[0] in ("dark", "lit", "old_dark", "old_lit", "gate", "fit"):
             parts.setdefault(tuple(words[:4]), {})["/".join(words[4:])] = array
     for (what, module, second, third), arrays in parts.items():
-        if what == "dark":
+        if what.endswith("dark"):
             stats = (IntegerStats if "s1" in arrays else FloatStats).restore(arrays)
-            maker.dark[DarkKey(int(module), second, int(third))] = stats
-        elif what == "lit":
-            maker.lit[LitKey(int(module), Illumination(second), int(third))] = SnrStats.restore(arrays)
+            getattr(maker.segments, what)[DarkKey(int(module), second, int(third))] = stats
+        elif what.endswith("lit"):
+            key = LitKey(int(module), Illumination(second), int(third))
+            getattr(maker.segments, what)[key] = SnrStats.restore(arrays)
         else:
             key = MapKey(int(module), int(second), int(third))
             if what == "gate":

@@ -17,31 +17,28 @@ STRIDE = 17
 WHOLE_BELOW = 4096
 
 
-def subset(frame: NDArray) -> NDArray:
-    """The pixels of a frame on which F1 looks, float64. Any shape in, one dimension out."""
+def subset(frame: NDArray, spec: DetectorSpec) -> NDArray:
+    """The pixels of a frame on which F1 looks, float64, nan where a value is not data. Any shape in, one dimension out."""
     flat = frame.reshape(-1)
-    return flat[STRIDE // 2 :: STRIDE].astype(np.float64) if flat.size > WHOLE_BELOW else flat.astype(np.float64)
+    values = (flat[STRIDE // 2 :: STRIDE] if flat.size > WHOLE_BELOW else flat).astype(np.float64)
+    bad = np.isin(values, spec.sentinels)
+    if spec.saturation is not None:
+        bad |= values >= spec.saturation
+    return np.where(bad | ~np.isfinite(values), np.nan, values)
+
+
+def serves_as_base(values: NDArray) -> bool:
+    """Whether enough of a frame's subset() is data for others to be compared with it."""
+    return 2 * int(np.isfinite(values).sum()) >= len(values)
 
 
 def frame_mean(frame: NDArray, base: NDArray, spec: DetectorSpec) -> float:
     """Robust mean of a frame above its base, ADU. frame: (ss, fs). base: subset() of the base frame. nan if unfit."""
-    values = subset(frame)
-    bad = np.isin(values, spec.sentinels)
-    if spec.saturation is not None:
-        bad |= values >= spec.saturation
-    return fit_1d(np.where(bad, np.nan, values) - base, floor=spec.sigma_floor).mean
-
-
-def frame_means(frames: NDArray, spec: DetectorSpec, base: NDArray | None = None) -> NDArray:
-    """(n,) float64, ADU: robust mean of each frame above the base frame. frames: (n, ss, fs) of one cell and stage.
-
-    base: (ss, fs), the same for all calls whose results are compared; None: the first frame."""
-    reference = subset(frames[0] if base is None else base)
-    return np.array([frame_mean(f, reference, spec) for f in frames])
+    return fit_1d(subset(frame, spec) - base, floor=spec.sigma_floor).mean
 
 
 def outlying(means: NDArray, gate: Gate, spec: DetectorSpec, fit: Fit = Fit()) -> NDArray:
-    """(n,) bool: frames to be left out, by eq. (2). Frames that cannot be judged are kept. means: (n,) of frame_means."""
+    """(n,) bool: frames to be left out, by eq. (2). Frames that cannot be judged are kept. means: (n,) of frame_mean()."""
     judged = fit_1d(means, fit, spec.sigma_floor)
     if np.isnan(judged.sigma):
         return np.zeros(len(means), bool)
@@ -62,14 +59,19 @@ class FrameGate:
 
     def accepts(self, frame: NDArray) -> bool:
         """Whether a frame, (ss, fs), is like the others. Remembers it either way."""
-        if self.base is None:
-            self.base = subset(frame)
-        mean = frame_mean(frame, self.base, self.spec)
+        if self.base is None and serves_as_base(first := subset(frame, self.spec)):
+            self.base = first
+        mean = np.nan if self.base is None else frame_mean(frame, self.base, self.spec)
         known = self.means[: min(self.seen, len(self.means))]
         good = self.seen < self.gate.learn or not outlying(np.append(known, mean), self.gate, self.spec)[-1]
         self.means[self.seen % len(self.means)] = mean
         self.seen += 1
         return good
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether frames have been let through that are not judged yet."""
+        return 0 < self.seen < self.gate.learn
 
     def trial_failed(self) -> bool:
         """True once, when the trial ends and one of the frames let through proves foreign: forget them and begin again."""

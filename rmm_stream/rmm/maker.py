@@ -22,8 +22,10 @@ from . import archive, background, gain, rehearsal
 from .features import FeatureMap, LitCell
 from .gate import FrameGate
 from .keys import INDICATORS, VALUES, DarkKey, LitKey, News
+from .outliers import tiles
+from .segments import Segments
 from .snr import SnrStats
-from .stats import INDICATOR, VALUE, FloatStats, IntegerStats, PixelStats
+from .stats import INDICATOR, VALUE, PixelStats
 from .verdict import Evidence, Verdict, judge_map
 
 #: What a gain indicator may be made of.
@@ -57,16 +59,25 @@ class MaskMaker:
         self.spec = detectors.detector(detector) if isinstance(detector, str) else detector
         self.modules = tuple(modules)
         self.cells = range(self.spec.cells) if cells is None else cells
+        if self.cells.step != 1 or not self.cells or self.cells.stop > self.spec.cells:
+            raise ConfigError(f"cells {self.cells}: expected a range of step 1 within 0 to {self.spec.cells - 1}")
         self.settings = settings
         self.gated = gate
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
-        self.dark: dict[DarkKey, PixelStats] = {}
-        self.lit: dict[LitKey, SnrStats] = {}
+        self.segments = Segments(self.spec, settings, self.cells, self.excluded)
         self.gates: dict[MapKey, FrameGate] = {}
         self.news: dict[MapKey, News] = {}
         self.flags: dict[MapKey, MapFit] = {}
-        self.timestamp = -np.inf
-        self._kept: dict[tuple, tuple] = {}
+
+    @property
+    def dark(self) -> dict[DarkKey, PixelStats]:
+        """The open segments of dark values and indicators."""
+        return self.segments.dark
+
+    @property
+    def lit(self) -> dict[LitKey, SnrStats]:
+        """The open segments of F6."""
+        return self.segments.lit
 
     # ---- feeding ------------------------------------------------------------------------------------------------------
 
@@ -82,11 +93,11 @@ class MaskMaker:
         if illumination is Illumination.UNKNOWN:
             rejected["unknown_exposure"] = int(mine.sum())
         else:
-            self.timestamp = max(self.timestamp, batch.timestamp)
             take_in = self._feed_dark if illumination is Illumination.DARK else self._feed_lit
             for cell in np.unique(batch.cell[mine]):
                 take = np.flatnonzero(mine & (batch.cell == cell))
                 accepted += take_in(batch, int(cell), take, rejected)
+            self.segments.retire()
         return Fed(accepted, +rejected)
 
     def _check(self, batch: FrameBatch) -> None:
@@ -131,7 +142,7 @@ class MaskMaker:
                     continue
                 if quantity == INDICATORS and len(take) != len(batch):
                     block = block[take]
-                stats = self._dark_stats(DarkKey(batch.module, quantity, int(stage)), block.dtype)
+                stats = self.segments.open_dark(DarkKey(batch.module, quantity, int(stage)), block.dtype)
                 stats.update(block, folded, where, int(stage), at, care)
                 stats.frames[at] += n
         return len(folded)
@@ -151,11 +162,12 @@ class MaskMaker:
             done = False
             for stage in map(int, seen):
                 if stage not in offsets:
-                    offsets[stage] = self._offset(batch.module, stage, cell)
+                    offsets[stage] = self.segments.offset(batch.module, stage, cell)
                 if offsets[stage] is None:
                     continue
-                stats = self._lit_stats(LitKey(batch.module, batch.exposure.illumination, stage))
+                stats = self.segments.open_lit(LitKey(batch.module, batch.exposure.illumination, stage))
                 rows = stats.open(cell - self.cells.start, batch.timestamp)
+                stats.note(cell - self.cells.start, of_stage == stage)
                 judge(batch.pixels[frame], where[t], offsets[stage], of_stage, stage, rows)
                 self._tell(MapKey(batch.module, stage, cell), batch, frame)
                 done = True
@@ -167,8 +179,10 @@ class MaskMaker:
     def _route(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> NDArray | None:
         """The stage of every pixel of some frames of one cell; None, and counted, where the stage cannot be known."""
         held, cuts, rising = batch.exposure.gain_stage, None, True
-        if held is None and self.spec.gain == "analogue" and len(self.spec.stages) > 1:
-            known = None if batch.gain is None else self._cuts(batch.module, cell)
+        if held is None and self.spec.gain != "none" and len(self.spec.stages) > 1:
+            known = None if batch.gain is None else (None, True)
+            if known is not None and self.spec.gain == "analogue":
+                known = self.segments.cuts(batch.module, cell)
             if known is None:
                 rejected["no_gain_thresholds"] += len(take)
                 return None
@@ -187,76 +201,13 @@ class MaskMaker:
         gate = self.gates.get(MapKey(module, stage, cell))
         if gate is None or not gate.trial_failed():
             return False
-        self._kept.clear()
-        for quantity in (VALUES, INDICATORS):
-            if (stats := self.dark.get(DarkKey(module, quantity, stage))) is not None:
-                stats.restart(cell - self.cells.start)
+        self.segments.restart_cell(module, stage, cell)
         return True
-
-    def _dark_stats(self, key: DarkKey, dtype: np.dtype) -> PixelStats:
-        if key not in self.dark:
-            exact = key.quantity == INDICATORS or self.spec.exact
-            kind = IntegerStats if exact else FloatStats
-            self.dark[key] = kind(len(self.cells), self.spec.module_shape, dtype)
-        return self.dark[key]
-
-    def _lit_stats(self, key: LitKey) -> SnrStats:
-        if key not in self.lit:
-            lit = self.settings.features.lit
-            forgets = key.illumination is Illumination.SAMPLE
-            self.lit[key] = SnrStats(
-                len(self.cells), self.spec.module_shape, lit.buckets, lit.span_s, lit.span_frames, forgets
-            )
-        return self.lit[key]
-
-    def _moments(self, key: DarkKey, cell: int):
-        """(Moments, frames) of one cell, or None where nothing was ever accumulated."""
-        stats, at = self.dark.get(key), cell - self.cells.start
-        return None if stats is None or stats.frames[at] == 0 else (stats.moments(at), int(stats.frames[at]))
-
-    def _cuts(self, module: int, cell: int) -> tuple[NDArray, bool] | None:
-        """Thresholds of the gain indicator of one cell, and whether it rises from stage to stage; None: unknown."""
-        stages = range(len(self.spec.stages))
-        stats, at = [self.dark.get(DarkKey(module, INDICATORS, s)) for s in stages], cell - self.cells.start
-        frames = tuple(0 if s is None else int(s.frames[at]) for s in stats)
-        least = self.settings.fit.min_frames
-
-        def derive():
-            enough = [s.moments(at) if n >= least else None for s, n in zip(stats, frames)]
-            cuts = gain.thresholds(self.spec, enough)
-            return None if cuts is None else (cuts, gain.rises(self.spec, enough))
-
-        return self._derived(("cuts", module, cell), frames, derive)
-
-    def _offset(self, module: int, stage: int, cell: int) -> NDArray | None:
-        """(ss, fs) float32 dark mean, nan where a pixel is excluded or has too few darks; None while the dark lacks."""
-        excluded = self.excluded[module]
-        if self.spec.calibrated or self.spec.counting:
-            return self._derived(("offset", module, 0), (), lambda: np.where(excluded, np.nan, 0).astype(np.float32))
-        stats, at = self.dark.get(DarkKey(module, VALUES, stage)), cell - self.cells.start
-        frames = 0 if stats is None else int(stats.frames[at])
-        least = self.settings.fit.min_frames
-        if frames < least:
-            return None
-
-        def derive():
-            known = stats.moments(at)
-            return np.where((known.count >= least / 2) & ~excluded, known.mean, np.nan).astype(np.float32)
-
-        return self._derived(("offset", module, stage, cell), (frames,), derive)
-
-    def _derived(self, name: tuple, frames: tuple, derive):
-        """What derive() makes of the darks, kept until their number of frames changes."""
-        kept = self._kept.get(name)
-        if kept is None or kept[0] != frames:
-            kept = self._kept[name] = (frames, derive())
-        return kept[1]
 
     def _tell(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
         news = self.news.setdefault(key, News())
         news.frames += 1
-        news.train_id = max(news.train_id, int(batch.train_id[frame]))
-        news.timestamp = max(news.timestamp, batch.timestamp)
+        news.train_id, news.timestamp = int(batch.train_id[frame]), batch.timestamp
 
     def _tell_around(self, module: int, stage: int, cell: int) -> None:
         """A dark frame of one stage is news for the maps of the adjacent ones: F4 compares their indicators."""
@@ -266,17 +217,12 @@ class MaskMaker:
                     news.around += 1
 
     def restart(self, exposure: Exposure) -> None:
-        """Drop the statistics of one exposure, to start them afresh; gain_stage None drops those of every stage."""
-        same = (lambda stage: True) if exposure.gain_stage is None else (lambda stage: stage == exposure.gain_stage)
-        self._kept.clear()
+        """Start the statistics of one exposure afresh; gain_stage None: of every stage.
+
+        What they have said stays said until the new ones have fit.min_frames."""
+        self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
-            self.dark = {k: v for k, v in self.dark.items() if not same(k.gain_stage)}
-            self.gates = {k: v for k, v in self.gates.items() if not same(k.gain_stage)}
-        else:
-            illumination = exposure.illumination
-            self.lit = {
-                k: v for k, v in self.lit.items() if k.illumination is not illumination or not same(k.gain_stage)
-            }
+            self.gates = {k: v for k, v in self.gates.items() if exposure.gain_stage not in (None, k.gain_stage)}
 
     # ---- fitting ------------------------------------------------------------------------------------------------------
 
@@ -286,7 +232,7 @@ class MaskMaker:
         for key, news in self.news.items():
             fresh = news.fresh
             window = max(1, min(news.frames, self.settings.features.lit.span_frames))
-            waited = news.timestamp - news.fitted_timestamp >= self.settings.fit.every_s
+            waited = not 0 <= news.timestamp - news.fitted_timestamp < self.settings.fit.every_s  # time may step back
             if waited and fresh >= max(1, self.settings.fit.news * window) and self._may_speak(key):
                 due.append((-fresh / window, news.fitted_at > 0, key))
         return [self.fit(key) for _, _, key in sorted(due)[:limit]]
@@ -312,12 +258,14 @@ class MaskMaker:
         shape = (len(self.spec.stages), len(self.cells))
         excluded = self.spec.edge()
         flags = np.empty((*shape, *self.spec.module_shape), np.uint8)
-        flags[...] = np.where(excluded, np.uint8(BadPixel.EDGE), np.uint8(BadPixel.NO_DATA))
+        above = np.where(excluded, np.uint8(BadPixel.EDGE), np.uint8(0))
+        above[self.excluded[module] & ~excluded] = np.uint8(BadPixel.USER)
+        flags[...] = np.where(above != 0, above, np.uint8(BadPixel.NO_DATA))
         judged, frames, train_id = np.zeros(shape, np.uint8), np.zeros(shape, np.int64), 0
         for key, fit in self.flags.items():
             if key.module == module and fit.judged:
                 at = key.gain_stage, key.cell - self.cells.start
-                flags[at] = np.where(excluded, np.uint8(BadPixel.EDGE), fit.flags)
+                flags[at] = np.where(above != 0, above, fit.flags)
                 judged[at], frames[at] = fit.judged, fit.frames
                 train_id = max(train_id, fit.train_id)
         return Mask(module, flags, judged, frames, train_id)
@@ -329,51 +277,61 @@ class MaskMaker:
 
     def _verdict(self, key: MapKey) -> Verdict:
         module, stage, cell = key
-        indicators = [self._moments(DarkKey(module, INDICATORS, s), cell) for s in range(len(self.spec.stages))]
-        lit, at = [], cell - self.cells.start
-        for (m, illumination, s), stats in self.lit.items():
-            if (m, s) == (module, stage) and stats.frames[at]:
-                now = float(stats.latest[at])  # what was seen last stays, until frames of this exposure replace it
-                mean, count = stats.mean(at, now)
-                window = stats.window(at, now)
-                sample = illumination is Illumination.SAMPLE
-                lit.append((LitCell(mean, count, *window, sample), int(stats.frames[at])))
-        dark = self._moments(DarkKey(module, VALUES, stage), cell)
+        indicators = [self.segments.moments(DarkKey(module, INDICATORS, s), cell) for s in range(len(self.spec.stages))]
+        dark = self.segments.moments(DarkKey(module, VALUES, stage), cell)
+        lit = [self._lit_cell(*found, cell) for found in self.segments.lit_of(module, stage, cell)]
         return judge_map(self.spec, self.settings, Evidence(stage, dark, indicators, lit, self.excluded[module]))
 
+    def _lit_cell(self, illumination: Illumination, stats: SnrStats, cell: int) -> LitCell:
+        """What F6 has of a cell, at the time of its last frame: what was seen last stays until frames replace it."""
+        at = cell - self.cells.start
+        now = float(stats.latest[at])
+        mean, count = stats.mean(at, now)
+        window = stats.window(at, now)
+        least = self.settings.fit.min_frames
+        tried = stats.tried_in_halves(at, now)
+        blind = np.zeros(self.spec.module_shape, bool)
+        lit = self.settings.features.lit
+        for (top, bottom, left, right), n in zip(tiles(self.spec, lit.window or self.settings.fit.tile), tried):
+            here = np.s_[top:bottom, left:right]
+            if n >= least:  # a pixel that may be in another stage is not blind, a tile that was never fitted is
+                one_stage = self.spec.gain == "none" or len(self.spec.stages) == 1
+                blind[here] = count[here] < least / 2 if one_stage else not count[here].any()
+        frames = stats.frames_in_halves(at, now), stats.frames_in_window(at, now)
+        return LitCell(mean, count, *window, *frames, blind, illumination is Illumination.SAMPLE)
+
     def _frames(self, key: MapKey) -> int:
+        """Frames behind a map, dark and lit."""
         at = key.cell - self.cells.start
-        dark = [v.frames[at] for k, v in self.dark.items() if k == DarkKey(key.module, VALUES, key.gain_stage)]
-        lit = [v.frames[at] for k, v in self.lit.items() if (k.module, k.gain_stage) == (key.module, key.gain_stage)]
-        return int(sum(dark) + sum(lit))
+        lit = sum(int(stats.frames[at]) for _, stats in self.segments.lit_of(*key))
+        return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) + lit
 
     def _may_speak(self, key: MapKey) -> bool:
         """Whether any statistics of a map have reached fit.min_frames."""
         at, least = key.cell - self.cells.start, self.settings.fit.min_frames
-        dark = self.dark.get(DarkKey(key.module, VALUES, key.gain_stage))
-        return (dark is not None and dark.frames[at] >= least) or any(
-            stats.frames[at] >= least
-            for k, stats in self.lit.items()
-            if (k.module, k.gain_stage) == (key.module, key.gain_stage)
+        return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) >= least or any(
+            stats.frames[at] >= least for _, stats in self.segments.lit_of(*key)
         )
 
     # ---- joining, keeping ---------------------------------------------------------------------------------------------
 
     def merge(self, other: "MaskMaker") -> None:
-        """Add what another maker of the same detector, modules and cells has seen. Raises ConfigError if they differ."""
-        if (self.spec, self.modules, self.cells) != (other.spec, other.modules, other.cells):
-            raise ConfigError("only makers of the same detector, modules and cells can be merged")
-        for mine, theirs in ((self.dark, other.dark), (self.lit, other.lit)):
-            for key, stats in theirs.items():
-                if key in mine:
-                    mine[key].merge(stats)
-                else:
-                    mine[key] = type(stats).restore(stats.state())
+        """Add what another maker has seen. Raises ConfigError, and changes nothing, where that would not be the whole."""
+        for what in ("spec", "modules", "cells", "settings", "gated"):
+            if getattr(self, what) != getattr(other, what):
+                raise ConfigError(f"only makers of the same {what} can be merged")
+        if any((self.excluded[m] != other.excluded[m]).any() for m in self.modules):
+            raise ConfigError("only makers that leave out the same pixels can be merged")
+        if any(gate.on_trial for maker in (self, other) for gate in maker.gates.values()):
+            raise ConfigError(f"frames are on trial: feed {self.settings.gate.learn} of each dark exposure, then merge")
+        self.segments.merge(other.segments)
         for key, news in other.news.items():
             ours = self.news.setdefault(key, News())
             ours.frames += news.frames
             ours.train_id, ours.timestamp = max(ours.train_id, news.train_id), max(ours.timestamp, news.timestamp)
-        self.timestamp = max(self.timestamp, other.timestamp)
+        for key in other.dark:
+            for cell in self.cells:
+                self._tell_around(key.module, key.gain_stage, cell)
 
     def state(self) -> dict[str, NDArray]:
         """Everything that restore() needs, as plain arrays by name."""

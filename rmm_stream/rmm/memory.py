@@ -50,10 +50,16 @@ def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> li
         quantities = len(spec.stages) * (2 if spec.gain != "none" else 1)
         parts.append(Part("wide sums", "32,768 dark frames of a cell", quantities * pixels * WIDE_BYTES, True))
     if not (spec.calibrated or spec.counting):
-        parts.append(Part("offsets for F6", "lit frames, per stage that is lit", pixels * OFFSET_BYTES, True))
+        for name in spec.stages:
+            parts.append(Part(f"offsets for F6, {name}", f"lit frames in {name}", pixels * OFFSET_BYTES, True))
     if spec.gain == "analogue":
         cuts = (len(spec.stages) - 1) * CUT_BYTES
         parts.append(Part("gain thresholds", "free-running frames", pixels * cuts, True))
+    quantities = 1 if spec.gain == "none" else 2
+    parts.append(
+        Part("dark being replaced, per stage", "expose --new, until the new speaks", quantities * pixels * sums, True)
+    )
+    parts.append(Part("F6 being replaced, per stage", "expose --new, until the new speaks", pixels * f6, True))
     maps = len(spec.stages)
     gate_bytes = 8 * (seen_by_gate(spec) + settings.gate.history)  # base frame and frame means of F1
     parts.append(Part("flags", "fits and publication", maps * pixels * FLAG_BYTES, True))

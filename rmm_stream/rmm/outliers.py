@@ -50,12 +50,11 @@ def tiles(spec: DetectorSpec, tile: tuple[int, int]) -> NDArray:
     Per ASIC side of length L there are max(1, L // tile) tiles, as equal as can be (algorithm 5).
     """
     borders = []
-    for whole, asic, side in zip(spec.module_shape, spec.asic_shape, tile):
+    for axis, side in enumerate(tile):
         spans = []
-        for start in range(0, whole, asic):
-            length = min(asic, whole - start)
-            n = max(1, length // side)
-            at = [start + q * length // n for q in range(n + 1)]
+        for first, last in spec.asics(axis):
+            n = max(1, (last - first) // side)
+            at = [first + q * (last - first) // n for q in range(n + 1)]
             spans += zip(at, at[1:])
         borders.append(spans)
     return np.array([(*rows, *columns) for rows in borders[0] for columns in borders[1]], np.int64)

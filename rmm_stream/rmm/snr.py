@@ -1,14 +1,17 @@
-"""SnrStats: what F6 keeps of lit frames (section 3.3.1; algorithm 8): mean SNR, and how often it is beyond the counting cut.
+"""SnrStats: what F6 keeps of lit frames (section 3.3.1; method 8): mean SNR, and how often it is beyond the counting cut.
 
 Both forget by replacement, never by subtraction: sums live in two half-windows, counts in a ring of time buckets, and a
 half or a bucket that is full is overwritten by the next but one, or when its turn comes round again. Each is closed when it
-has lasted its part of `span_s`, or has seen its part of `span_frames`, whichever comes first. Time comes in as data.
+has lasted its part of `span_s`, or has seen its part of `span_frames`, whichever comes first. Time comes in as data, and is
+that of the last frame: where it steps back, everything seen before counts as seen now.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import ConfigError
 
 #: Of a flat exposure all frames count; a half is closed only before its uint16 counts could overflow.
 FLAT_HALF = 16384
@@ -27,11 +30,19 @@ class SnrStats:
 
     total, count: (2, cells, ss, fs) float32 sum of SNR, uint16 frames judged, per half-window.
     judged, above, below: (buckets, cells, ss, fs) uint16 frames, SNR > cut, SNR < -cut, per time bucket.
+    tried: (2, cells, tiles) int64, per half-window: frames in which most pixels of a tile were in this stage.
     frames: (cells,) int64, frames judged of each cell, ever. 60 B per pixel and cell with 8 buckets.
     """
 
     def __init__(
-        self, cells: int, shape: tuple[int, int], buckets: int, span_s: float, span_frames: int, forgets: bool
+        self,
+        cells: int,
+        shape: tuple[int, int],
+        buckets: int,
+        span_s: float,
+        span_frames: int,
+        forgets: bool,
+        tiles: int = 1,
     ):
         self.shape = (cells, *shape)
         self.span_s, self.span_frames, self.forgets = span_s, span_frames, forgets
@@ -40,6 +51,7 @@ class SnrStats:
         self.judged = np.zeros((buckets, *self.shape), np.uint16)
         self.above = np.zeros((buckets, *self.shape), np.uint16)
         self.below = np.zeros((buckets, *self.shape), np.uint16)
+        self.tried = np.zeros((2, cells, tiles), np.int64)
         self.frames = np.zeros(cells, np.int64)
         self.latest = np.full(cells, -np.inf)  # data time of the last frame, s
         self.half = np.zeros(cells, np.int64)  # which half-window is open
@@ -57,11 +69,14 @@ class SnrStats:
             half_s, half_frames = self.span_s / 2, self.span_frames // 2
         else:
             half_s, half_frames = np.inf, FLAT_HALF
-        self.latest[cell] = max(self.latest[cell], timestamp)
+        if timestamp < self.latest[cell]:
+            for start in (self.half_start, self.bucket_start):
+                np.minimum(start[:, cell], timestamp, out=start[:, cell])
+        self.latest[cell] = timestamp
         h = self.half[cell]
         if self.half_frames[h, cell] >= half_frames or timestamp - self.half_start[h, cell] >= half_s:
             h = self.half[cell] = 1 - h
-            self.total[h, cell], self.count[h, cell], self.half_frames[h, cell] = 0, 0, 0
+            self.total[h, cell], self.count[h, cell], self.tried[h, cell], self.half_frames[h, cell] = 0, 0, 0, 0
             self.half_start[h, cell] = np.nan
         if np.isnan(self.half_start[h, cell]):
             self.half_start[h, cell] = timestamp
@@ -79,9 +94,13 @@ class SnrStats:
         self.frames[cell] += 1
         return self.total[h, cell], self.count[h, cell], self.judged[b, cell], self.above[b, cell], self.below[b, cell]
 
+    def note(self, cell: int, tried: NDArray) -> None:
+        """Count the tiles in which most pixels of the frame just opened are in this stage. tried: (tiles,) bool."""
+        self.tried[self.half[cell], cell] += tried
+
     def mean(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray]:
         """(mean SNR, frames) over the live half-windows, (ss, fs) float64 and int64; nan where no frame was judged."""
-        live = self._live(self.half_start[:, cell], timestamp, np.inf if not self.forgets else 1.5 * self.span_s)
+        live = self._live_halves(cell, timestamp)
         n = self.count[live, cell].astype(np.int64).sum(0)
         total = self.total[live, cell].astype(np.float64).sum(0)
         return np.where(n > 0, total, np.nan) / np.maximum(n, 1), n
@@ -95,24 +114,51 @@ class SnrStats:
         """Frames of a cell in its live buckets."""
         return int(self.bucket_frames[self._live(self.bucket_start[:, cell], timestamp, self.span_s), cell].sum())
 
+    def frames_in_halves(self, cell: int, timestamp: float) -> int:
+        """Frames of a cell in its live half-windows."""
+        return int(self.half_frames[self._live_halves(cell, timestamp), cell].sum())
+
+    def tried_in_halves(self, cell: int, timestamp: float) -> NDArray:
+        """(tiles,) int64: frames of the live half-windows in which most pixels of a tile were in this stage."""
+        return self.tried[self._live_halves(cell, timestamp), cell].sum(0)
+
+    def _live_halves(self, cell: int, timestamp: float) -> NDArray:
+        return self._live(self.half_start[:, cell], timestamp, np.inf if not self.forgets else 1.5 * self.span_s)
+
     @staticmethod
     def _live(start: NDArray, timestamp: float, span_s: float) -> NDArray:
         return np.flatnonzero(~np.isnan(start) & ~(timestamp - start > span_s))
 
+    def check_merge(self, other: "SnrStats") -> None:
+        """Raises ConfigError where `other` cannot be merged: other windows, or more frames than a uint16 counts."""
+        if (self.shape, len(self.judged), self.span_s, self.span_frames, self.forgets) != (
+            other.shape, len(other.judged), other.span_s, other.span_frames, other.forgets,
+        ):  # fmt: skip
+            raise ConfigError("only F6 statistics with the same windows can be merged")
+        for mine, theirs in ((self.half_frames, other.half_frames), (self.bucket_frames, other.bucket_frames)):
+            if (mine.max(0) + theirs.max(0)).max() > np.iinfo(np.uint16).max:
+                raise ConfigError("too many frames in one time window: merge fewer shards, or shorten span_frames")
+
     def merge(self, other: "SnrStats") -> None:
         """Add what another shard saw. Counts are exact; sums of SNR hold to 0.02 sigma of the map.
 
-        Raises ValueError where a half-window or bucket would exceed its uint16."""
-        for mine, theirs in ((self.half_frames, other.half_frames), (self.bucket_frames, other.bucket_frames)):
-            if (mine + theirs).max() > np.iinfo(np.uint16).max:
-                raise ValueError(
-                    "too many frames in one time window to merge; merge fewer shards, or shorten span_frames"
-                )
-        for mine, theirs in ((self.half_start, other.half_start), (self.bucket_start, other.bucket_start)):
-            np.fmin(mine, theirs, out=mine)
+        Open windows are joined with open ones, those before them with those before; each counts as begun at the later
+        of the two times. Raises ConfigError as check_merge()."""
+        self.check_merge(other)
+        for cell in range(self.shape[0]):
+            for names, start, mine, theirs in (
+                (("total", "count", "tried", "half_frames"), "half_start", self.half, other.half),
+                (("judged", "above", "below", "bucket_frames"), "bucket_start", self.bucket, other.bucket),
+            ):
+                n = len(getattr(self, start))
+                for age in range(n):
+                    to, of = (mine[cell] - age) % n, (theirs[cell] - age) % n
+                    for name in names:
+                        getattr(self, name)[to, cell] += getattr(other, name)[of, cell]
+                    begun = getattr(self, start)
+                    begun[to, cell] = np.fmax(begun[to, cell], getattr(other, start)[of, cell])
+        self.frames += other.frames
         np.fmax(self.latest, other.latest, out=self.latest)
-        for name in ("total", "count", "judged", "above", "below", "frames", "half_frames", "bucket_frames"):
-            getattr(self, name)[...] += getattr(other, name)
 
     def state(self) -> dict[str, NDArray]:
         """Everything that restore() needs, as plain arrays."""
@@ -125,13 +171,14 @@ class SnrStats:
         """The statistics of a state. The arrays are copied."""
         buckets, cells, *shape = state["judged"].shape
         span_s, span_frames, forgets = state["window"]
-        stats = cls(cells, tuple(shape), buckets, float(span_s), int(span_frames), bool(forgets))
+        tiles = state["tried"].shape[2]
+        stats = cls(cells, tuple(shape), buckets, float(span_s), int(span_frames), bool(forgets), tiles)
         for name in _ARRAYS:
             getattr(stats, name)[...] = state[name]
         return stats
 
 
 _ARRAYS = (
-    "total", "count", "judged", "above", "below", "frames", "latest",
+    "total", "count", "judged", "above", "below", "tried", "frames", "latest",
     "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start",
 )  # fmt: skip

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..config import Settings
 from ..detectors import DetectorSpec
 from ..mask import BadPixel
-from .features import FEATURES, FeatureMap, LitCell, Needs, RuleFeature
+from .features import FEATURES, FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
 from .outliers import judge, tiles
 from .signal import spot_shaped
 from .stats import Moments
@@ -22,14 +22,14 @@ NO_DATA = np.uint8(BadPixel.NO_DATA)
 class Evidence(NamedTuple):
     """What is known of one map; None or a number of frames below `fit.min_frames` where it is not enough to speak.
 
-    dark: of its values. gain: of the indicator, every stage. lit: per lit illumination. Each with its frames.
+    dark: of its values. gain: of the indicator, every stage. Each with its frames. lit: per lit illumination.
     excluded: (ss, fs) bool, EDGE and USER pixels: they take no part in any fit and get no feature bits.
     """
 
     stage: int
     dark: tuple[Moments, int] | None
     gain: list[tuple[Moments, int] | None]
-    lit: list[tuple[LitCell, int]]
+    lit: list[LitCell]
     excluded: NDArray
 
 
@@ -47,38 +47,38 @@ class Verdict(NamedTuple):
 
 def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence) -> Verdict:
     """Let every feature that has enough frames speak about one map."""
+    least = settings.fit.min_frames
     flags, doubtful = (np.zeros(spec.module_shape, np.uint8) for _ in range(2))
-    suspected = np.zeros(spec.module_shape, bool)
-    spots: dict[int, NDArray] = {}  # per lit source
+    suspected, spots, no_data = (np.zeros(spec.module_shape, bool) for _ in range(3))
     judged, maps = BadPixel(0), []
     for feature in FEATURES:
         if not feature.applies(spec):
             continue
-        for n, source in enumerate(_sources(feature.needs, seen, settings.fit.min_frames)):
+        for source in _sources(feature.needs, seen, least):
             judged |= feature.flag
+            usable = (feature.count(source) >= least / 2) & ~seen.excluded
             if isinstance(feature, RuleFeature):
                 for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
-                    out[feature.bad(source, seen.stage, cut) & ~seen.excluded] |= np.uint8(feature.flag)
+                    out[feature.bad(source, seen.stage, cut) & usable] |= np.uint8(feature.flag)
                 continue
-            found, unfit = _fitted(feature, spec, settings, source, seen.excluded)
+            found = _fitted(feature, spec, settings, source, usable)
             maps.append(found)
-            far = found.snr if feature.above_only else np.abs(found.snr)
+            no_data |= usable & np.isnan(found.model)
+            if feature.needs is Needs.LIT_MEAN:
+                no_data |= source.blind
+            signal = np.zeros(spec.module_shape, bool)
             if feature.spots and source.sample:  # the shape in one feature holds for those that follow it
-                spots[n] = spots.get(n, False) | _spots(found, seen.excluded)
-            signal = spots.get(n, False) if feature.spots else False
+                spots |= _spots(found, seen, least)
+                signal = spots
+            far = found.snr if feature.above_only else np.abs(found.snr)
+            only = True if feature.only is None else feature.only(found.values, settings)
+            suspected |= (far > settings.fit.cut) & only & signal  # false for nan
             for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
-                bad = far > cut  # false for nan
-                if feature.only is not None:
-                    bad &= feature.only(found.values, settings)
-                if out is flags:
-                    suspected |= bad & signal
-                bad &= ~np.asarray(signal, bool)
-                out[bad] |= np.uint8(feature.flag)
-                out[unfit] |= NO_DATA
-    if seen.dark is not None and seen.dark[1] >= settings.fit.min_frames:
-        silent = (seen.dark[0].count < settings.fit.min_frames / 2) & ~seen.excluded
-        flags[silent] |= NO_DATA
-        doubtful[silent] |= NO_DATA
+                out[(far > cut) & only & ~signal] |= np.uint8(feature.flag)
+    if seen.dark is not None and seen.dark[1] >= least:
+        no_data |= seen.dark[0].count < least / 2
+    for out in (flags, doubtful):
+        out[no_data & ~seen.excluded] |= NO_DATA
     return Verdict(flags, doubtful, suspected & (flags == 0), judged, maps)
 
 
@@ -92,23 +92,27 @@ def _sources(needs: Needs, seen: Evidence, least: int) -> list:
             return [enough[seen.stage]] if enough[seen.stage] is not None else []
         case Needs.ALL_DARK_GAIN:
             return [enough] if all(g is not None for g in enough) else []
-        case Needs.LIT:
-            return [lit for lit, frames in seen.lit if frames >= least]
+        case Needs.LIT_MEAN:
+            return [lit for lit in seen.lit if lit.mean_frames >= least]
+        case Needs.LIT_SHARE:
+            return [lit for lit in seen.lit if lit.share_frames >= least]
 
 
-def _spots(found: FeatureMap, excluded: NDArray) -> NDArray:
-    """(ss, fs) bool: pixels that are high in the shape of a spot. One without a value was in another gain stage."""
-    return (found.snr > 0) & spot_shaped(found.snr, np.isnan(found.values) & ~excluded)
+def _spots(found: FeatureMap, seen: Evidence, least: int) -> NDArray:
+    """(ss, fs) bool: pixels that are high in the shape of a spot.
+
+    A pixel whose dark is known, but which has no value here, was in another gain stage, or saturated: brighter still."""
+    known = np.zeros(found.snr.shape, bool) if seen.dark is None else seen.dark[0].count >= least / 2
+    return (found.snr > 0) & spot_shaped(found.snr, np.isnan(found.values) & known & ~seen.excluded)
 
 
-def _fitted(feature, spec, settings, source, excluded) -> tuple[FeatureMap, NDArray]:
-    """The feature's map, and the pixels that have a value but no model. (ss, fs) each."""
+def _fitted(feature: FittedFeature, spec: DetectorSpec, settings: Settings, source, usable: NDArray) -> FeatureMap:
+    """The map of a feature over the usable pixels, (ss, fs) bool."""
     lit = settings.features.lit
-    tile = lit.window if feature.needs is Needs.LIT and lit.window else settings.fit.tile
-    usable = (feature.count(source) >= settings.fit.min_frames / 2) & ~excluded
+    tile = lit.window if feature.needs in (Needs.LIT_MEAN, Needs.LIT_SHARE) and lit.window else settings.fit.tile
     values = np.where(usable, feature.values(source), np.nan)
     _, model, scale, snr = judge(values, tiles(spec, tile), settings.fit, feature.floor(spec))
     if feature.least_scale is not None:
         scale = np.maximum(scale, feature.least_scale(source, model))
         snr = (values - model) / scale
-    return FeatureMap(feature.name, feature.flag, values, model, scale, snr), usable & np.isnan(model)
+    return FeatureMap(feature.name, feature.flag, values, model, scale, snr)

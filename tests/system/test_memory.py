@@ -42,8 +42,11 @@ port = 0
 dark_trains = 6
 flat_trains = 24
 """
-#: Parts that this run never brings: sample frames, lit frames in lower gain, 32,768 darks.
-NEVER = ("F6, sample, high", "F6, medium", "F6, low", "wide sums")
+#: Parts that this run never brings: sample frames, lit frames in lower gain, 32,768 darks, a request to start afresh.
+NEVER = (
+    "F6, sample, high", "F6, medium", "F6, low", "wide sums", "offsets for F6, medium", "offsets for F6, low",
+    "dark being replaced, per stage", "F6 being replaced, per stage",
+)  # fmt: skip
 
 
 def command(*words: str) -> list[str]:

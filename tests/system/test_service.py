@@ -23,7 +23,7 @@ from rmm_stream.cli.main import main
 from rmm_stream.client import MaskClient
 from rmm_stream.config import parse
 from rmm_stream.errors import ConfigError, LeaseLost
-from rmm_stream.live.service import Service, ServiceFailed
+from rmm_stream.live.service import STOPPING_S, Service, ServiceFailed
 from rmm_stream.mask import BadPixel
 from rmm_stream.storage.lease import Lease
 from rmm_stream.storage.mask_file import read_mask
@@ -189,6 +189,7 @@ def test_an_oversized_part_and_a_duplicate_do_not_stop_the_stream(tmp_path):
             train += 1
             time.sleep(0.05)
         assert service.metric("frames_rejected_total", module="0", reason="duplicate") == 3
+        assert service.metric("source_disconnects_total", socket="frames") >= 1
 
 
 def test_an_operator_says_what_the_detector_sees(tmp_path, capsys):
@@ -321,6 +322,9 @@ def test_sigterm_ends_it_with_the_mask_on_disk_and_systemd_is_told(tmp_path):
             child.send_signal(signal.SIGTERM)
             _, errors = child.communicate(timeout=WAIT_S)
             assert child.returncode == 0, errors
+            while not (last := manager.recv(4096)).startswith(b"STOPPING=1"):
+                pass
+    assert f"EXTEND_TIMEOUT_USEC={STOPPING_S * 1e6:.0f}" in last.decode().splitlines()
     assert [json.loads(line)["event"] for line in errors.splitlines() if "ready" in line] == ["ready"]
     assert read_mask(tmp_path / "mask.h5").provenance.generation == 1
 

@@ -18,19 +18,24 @@ class Needs(Enum):
     DARK_VALUE = auto()  # Moments of the dark values of its stage
     DARK_GAIN = auto()  # Moments of the dark gain indicator of its stage
     ALL_DARK_GAIN = auto()  # Moments of the dark gain indicator of every stage, in order
-    LIT = auto()  # LitCell of one illumination
+    LIT_MEAN = auto()  # LitCell of one illumination, with enough frames in its half-windows
+    LIT_SHARE = auto()  # LitCell of one illumination, with enough frames in its time window
 
 
 class LitCell(NamedTuple):
     """What F6 has of one map: mean SNR and frames behind it, and counts in the time window. All (ss, fs).
 
-    sample: the light came through a sample, so that what is bright may be signal."""
+    mean_frames, share_frames: frames of the cell behind them. blind: (ss, fs) bool, pixels that were lit often enough and
+    could never be judged. sample: the light came through a sample, so that what is bright may be signal."""
 
     mean: NDArray
     count: NDArray
     judged: NDArray
     above: NDArray
     below: NDArray
+    mean_frames: int
+    share_frames: int
+    blind: NDArray
     sample: bool = False
 
 
@@ -69,12 +74,15 @@ class FittedFeature:
 
 @dataclass(frozen=True, slots=True)
 class RuleFeature:
-    """A feature that is judged by a rule, without a fit. bad(source, stage, cut): (ss, fs) bool."""
+    """A feature that is judged by a rule, without a fit. bad(source, stage, cut): (ss, fs) bool.
+
+    count(source): (ss, fs) frames behind each pixel."""
 
     name: str
     flag: BadPixel
     needs: Needs
     bad: Callable[[Any, int, float], NDArray]
+    count: Callable[[Any], NDArray]
     applies: Callable[[DetectorSpec], bool] = everywhere
 
 

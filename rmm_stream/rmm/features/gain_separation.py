@@ -31,5 +31,6 @@ GAIN_SEPARATION = RuleFeature(
     BadPixel.GAIN_SEPARATION,
     Needs.ALL_DARK_GAIN,
     is_inseparable,
+    lambda gain: np.minimum.reduce([known.count for known in gain]),
     applies=lambda spec: spec.gain != "none" and len(spec.stages) > 1,
 )

@@ -40,7 +40,7 @@ def _feature(name, values, spots) -> FittedFeature:
     return FittedFeature(
         name,
         BadPixel.LIT_SNR,
-        Needs.LIT,
+        Needs.LIT_SHARE,
         values,
         lambda lit: lit.judged,
         floor=lambda spec: np.finfo(np.float32).tiny,  # good pixels may all have share 0: the binomial scale decides

@@ -11,4 +11,4 @@ def values(lit: LitCell) -> NDArray:
     return lit.mean
 
 
-LIT_SNR = FittedFeature("lit SNR", BadPixel.LIT_SNR, Needs.LIT, values, lambda lit: lit.count, spots=True)
+LIT_SNR = FittedFeature("lit SNR", BadPixel.LIT_SNR, Needs.LIT_MEAN, values, lambda lit: lit.count, spots=True)

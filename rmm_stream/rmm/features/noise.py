@@ -28,4 +28,6 @@ def is_dead(dark: Moments, stage: int, cut: float) -> NDArray:
 
 
 NOISE = FittedFeature("noise", BadPixel.NOISE, Needs.DARK_VALUE, values, lambda dark: dark.count, floor)
-DEAD = RuleFeature("dead", BadPixel.NOISE, Needs.DARK_VALUE, is_dead, applies=lambda spec: not spec.counting)
+DEAD = RuleFeature(
+    "dead", BadPixel.NOISE, Needs.DARK_VALUE, is_dead, lambda dark: dark.count, lambda spec: not spec.counting
+)

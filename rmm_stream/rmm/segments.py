@@ -1,0 +1,159 @@
+"""The statistics that a maker holds, one segment per exposure, and what is derived from them: offsets and gain thresholds.
+
+A segment is opened by the first frame of its exposure, resumed by alternation, and replaced as a whole: a replaced one
+goes on speaking until its successor has fit.min_frames of every cell. Knows no gates, routes or fits.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Settings
+from ..detectors import DetectorSpec
+from ..frames import Exposure, Illumination
+from . import gain
+from .keys import INDICATORS, VALUES, DarkKey, LitKey
+from .outliers import tiles
+from .snr import SnrStats
+from .stats import FloatStats, IntegerStats, Moments, PixelStats
+
+
+class Segments:
+    """Dark statistics of values and indicators, and F6, of some modules and cells. Mutable; one owner.
+
+    dark, lit: the open segments. old_dark, old_lit: replaced ones that still speak. excluded: per module (ss, fs) bool.
+    """
+
+    def __init__(self, spec: DetectorSpec, settings: Settings, cells: range, excluded: dict[int, NDArray]):
+        self.spec, self.settings, self.cells, self.excluded = spec, settings, cells, excluded
+        self.dark: dict[DarkKey, PixelStats] = {}
+        self.lit: dict[LitKey, SnrStats] = {}
+        self.old_dark: dict[DarkKey, PixelStats] = {}
+        self.old_lit: dict[LitKey, SnrStats] = {}
+        self._derived: dict[tuple, tuple] = {}
+
+    @property
+    def least(self) -> int:
+        return self.settings.fit.min_frames
+
+    # ---- writing ----
+
+    def open_dark(self, key: DarkKey, dtype: np.dtype) -> PixelStats:
+        """The open segment of a key, made now if there is none."""
+        if key not in self.dark:
+            exact = key.quantity == INDICATORS or self.spec.exact
+            self.dark[key] = (IntegerStats if exact else FloatStats)(len(self.cells), self.spec.module_shape, dtype)
+        return self.dark[key]
+
+    def open_lit(self, key: LitKey) -> SnrStats:
+        """The open segment of a key, made now if there is none."""
+        if key not in self.lit:
+            lit, fit = self.settings.features.lit, self.settings.fit
+            self.lit[key] = SnrStats(
+                len(self.cells), self.spec.module_shape, lit.buckets, lit.span_s, lit.span_frames,
+                forgets=key.illumination is Illumination.SAMPLE, tiles=len(tiles(self.spec, lit.window or fit.tile)),
+            )  # fmt: skip
+        return self.lit[key]
+
+    def restart_cell(self, module: int, stage: int, cell: int) -> None:
+        """Forget what one cell has seen of one dark stage."""
+        self._derived.clear()
+        for quantity in (VALUES, INDICATORS):
+            if (stats := self.dark.get(DarkKey(module, quantity, stage))) is not None:
+                stats.restart(cell - self.cells.start)
+
+    def restart(self, exposure: Exposure) -> None:
+        """Replace the segments of one exposure; gain_stage None: of every stage. One that does not speak yet is dropped."""
+        dark = exposure.illumination is Illumination.DARK
+        segments, old = (self.dark, self.old_dark) if dark else (self.lit, self.old_lit)
+        self._derived.clear()
+        for key in list(segments):
+            other = not dark and key.illumination is not exposure.illumination
+            if other or exposure.gain_stage not in (None, key.gain_stage):
+                continue
+            replaced = segments.pop(key)
+            if (replaced.frames >= self.least).any():
+                old[key] = replaced
+
+    def retire(self) -> None:
+        """Drop the replaced segments whose successors have enough frames of every cell."""
+        for segments, old in ((self.dark, self.old_dark), (self.lit, self.old_lit)):
+            for key in list(old):
+                if key in segments and (segments[key].frames >= self.least).all():
+                    del old[key]
+                    self._derived.clear()
+
+    def merge(self, other: "Segments") -> None:
+        """Add what another has seen. Raises ConfigError, and changes nothing, where that cannot be done."""
+        for key, stats in other.lit.items():
+            if key in self.lit:
+                self.lit[key].check_merge(stats)
+        for mine, theirs in ((self.dark, other.dark), (self.lit, other.lit)):
+            for key, stats in theirs.items():
+                if key in mine:
+                    mine[key].merge(stats)
+                else:
+                    mine[key] = type(stats).restore(stats.state())
+        self._derived.clear()
+
+    # ---- reading ----
+
+    def _speaking(self, segments: dict, old: dict, key, cell: int):
+        """The open segment, or the replaced one while the open one has too few frames of this cell; None: neither."""
+        new, at = segments.get(key), cell - self.cells.start
+        return old[key] if key in old and (new is None or new.frames[at] < self.least) else new
+
+    def frames(self, key: DarkKey, cell: int) -> int:
+        stats = self._speaking(self.dark, self.old_dark, key, cell)
+        return 0 if stats is None else int(stats.frames[cell - self.cells.start])
+
+    def moments(self, key: DarkKey, cell: int) -> tuple[Moments, int] | None:
+        """(Moments, frames) of one cell; None where nothing was ever accumulated."""
+        n = self.frames(key, cell)
+        return (self._speaking(self.dark, self.old_dark, key, cell).moments(cell - self.cells.start), n) if n else None
+
+    def lit_of(self, module: int, stage: int, cell: int) -> Iterator[tuple[Illumination, SnrStats]]:
+        """F6 of one map, per illumination that was ever judged."""
+        for key in sorted(
+            {*self.lit, *self.old_lit}, key=lambda key: (key.module, key.illumination.value, key.gain_stage)
+        ):
+            if (key.module, key.gain_stage) == (module, stage):
+                stats = self._speaking(self.lit, self.old_lit, key, cell)
+                if stats.frames[cell - self.cells.start]:
+                    yield key.illumination, stats
+
+    def cuts(self, module: int, cell: int) -> tuple[NDArray, bool] | None:
+        """Thresholds of the gain indicator of one cell, and whether it rises from stage to stage; None: unknown."""
+        keys = [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]
+        frames = [self.frames(key, cell) for key in keys]
+
+        def derive():
+            enough = [self.moments(key, cell)[0] if n >= self.least else None for key, n in zip(keys, frames)]
+            cuts = gain.thresholds(self.spec, enough)
+            return None if cuts is None else (cuts, gain.rises(self.spec, enough))
+
+        return self._derive(("cuts", module, cell), keys, cell, derive)
+
+    def offset(self, module: int, stage: int, cell: int) -> NDArray | None:
+        """(ss, fs) float32 dark mean, nan where a pixel is excluded or has too few darks; None while the dark lacks."""
+        excluded = self.excluded[module]
+        if self.spec.calibrated or self.spec.counting:
+            return self._derive(("offset", module), [], cell, lambda: np.where(excluded, np.nan, 0).astype(np.float32))
+        key = DarkKey(module, VALUES, stage)
+        if self.frames(key, cell) < self.least:
+            return None
+
+        def derive():
+            known, _ = self.moments(key, cell)
+            return np.where((known.count >= self.least / 2) & ~excluded, known.mean, np.nan).astype(np.float32)
+
+        return self._derive(("offset", module, stage, cell), [key], cell, derive)
+
+    def _derive(self, name: tuple, keys: list[DarkKey], cell: int, derive):
+        """What derive() makes of the darks of these keys, kept until other darks speak, or more of them."""
+        darks = [(id(self._speaking(self.dark, self.old_dark, key, cell)), self.frames(key, cell)) for key in keys]
+        kept = self._derived.get(name)
+        if kept is None or kept[0] != darks:
+            kept = self._derived[name] = (darks, derive())
+        return kept[1]

@@ -1,4 +1,4 @@
-"""Laws 7, 9 and 10 of algorithm 6: scale and offset, the cut, fits of unchanged statistics; and what cannot be judged."""
+"""Laws 7, 9 and 10 of docs/method.md 6: scale and offset, the cut, fits of unchanged statistics; and what cannot be judged."""
 
 import numpy as np
 import pytest

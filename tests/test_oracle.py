@@ -1,4 +1,4 @@
-"""Our fits and masks beside those of the authors' library (algorithm 10 and 11), on the same data.
+"""Our fits and masks beside those of the authors' library (docs/method.md 10 and 11), on the same data.
 
 1-D fits are compared with each other; planes with the truth; masks with each other, except close to the cut. `-s` shows the
 figures.

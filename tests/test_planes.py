@@ -1,4 +1,4 @@
-"""Tiles and the planes on them, as maps are judged: geometry, symmetry, accuracy, and what cannot be fitted (algorithm 3)."""
+"""Tiles and the planes on them, as maps are judged: geometry, symmetry, accuracy, and what cannot be fitted (docs/method.md 3)."""
 
 from itertools import product
 
@@ -26,7 +26,7 @@ EPIX = described("epix10k", (352, 384), (176, 192))
 
 # ---- tiles ------------------------------------------------------------------------------------------------------------
 
-#: Sides of the tiles of whole ASICs: the table of algorithm 5.
+#: Sides of the tiles of whole ASICs: the table of docs/method.md 5.
 SIDES = (
     (AGIPD1M, {64}, {64}),
     (JUNGFRAU4M, {64}, {64}),

@@ -1,4 +1,4 @@
-"""Gain indicator -> gain stage, per pixel and frame (algorithm 7, "stage routing"). Knows nothing of statistics' meaning.
+"""Gain indicator -> gain stage, per pixel and frame (docs/method.md 7, "stage routing"). Knows nothing of statistics' meaning.
 
 A code (JUNGFRAU) is a table. An analogue indicator (AGIPD) is cut per pixel and cell at the sd-weighted midpoint between the
 dark means of adjacent stages; while the dark of a stage lacks, at the configured thresholds.

@@ -34,7 +34,7 @@ class RobustFit(NamedTuple):
 
 @lru_cache
 def consistency(lambda_fit: float) -> float:
-    """C of algorithm 2.1: MSSE with a finite lambda_fit cuts the tails of the Gaussian; sigma = C * sigma_raw."""
+    """C of docs/method.md 2.1: MSSE with a finite lambda_fit cuts the tails of the Gaussian; sigma = C * sigma_raw."""
     s = 1.0
     for _ in range(200):
         t = lambda_fit * s
@@ -47,7 +47,7 @@ def consistency(lambda_fit: float) -> float:
 def tiles(spec: DetectorSpec, tile: tuple[int, int]) -> NDArray:
     """The tiles of a module, (n, 4) int64: first and last + 1 row, first and last + 1 column. None crosses an ASIC edge.
 
-    Per ASIC side of length L there are max(1, L // tile) tiles, as equal as can be (algorithm 5).
+    Per ASIC side of length L there are max(1, L // tile) tiles, as equal as can be (docs/method.md 5).
     """
     borders = []
     for axis, side in enumerate(tile):

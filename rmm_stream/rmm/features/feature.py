@@ -44,7 +44,7 @@ def everywhere(spec: DetectorSpec) -> bool:
 
 
 def no_floor(spec: DetectorSpec) -> float:
-    """Maps over frames have none (algorithm 2.3)."""
+    """Maps over frames have none (docs/method.md 2.3)."""
     return 0.0
 
 

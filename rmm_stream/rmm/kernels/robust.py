@@ -378,7 +378,7 @@ EPS32 = float(np.finfo(np.float32).eps)
 
 @exact
 def final_sigma(sigma_raw, consistency, floor, mu):
-    """Consistency factor and floor of algorithm 2.1 to 2.3. nan where there is no scale to judge by."""
+    """Consistency factor and floor of docs/method.md 2.1 to 2.3. nan where there is no scale to judge by."""
     sigma = consistency * sigma_raw
     if sigma <= 4 * EPS32 * abs(mu):  # what rounding leaves of a constant
         sigma = 0.0

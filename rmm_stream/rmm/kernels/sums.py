@@ -1,4 +1,4 @@
-"""Exact integer sums about a per-pixel reference (algorithm 6). A value left out adds exactly 0 to all of them.
+"""Exact integer sums about a per-pixel reference (docs/method.md 6). A value left out adds exactly 0 to all of them.
 
 The sums of one memory cell are four flat rows: reference, count, s1 = sum(v - reference), s2 = sum((v - reference)^2).
 """

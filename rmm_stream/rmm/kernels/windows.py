@@ -10,7 +10,7 @@ import numpy as np
 from .compiled import exact
 from .robust import final_sigma, fit_plane
 
-DITHER_BELOW = 1.5  # counts; below it the ties of an integer frame pull sigma down (algorithm 2.3)
+DITHER_BELOW = 1.5  # counts; below it the ties of an integer frame pull sigma down (docs/method.md 2.3)
 PHOTON_CLIP = 10.0  # photons; a Bragg peak must not raise the floor of its tile
 
 

@@ -1,4 +1,4 @@
-"""The laws of algorithm 6, as functions over statistics; a test says of which. Knows neither frames nor detectors.
+"""The laws of docs/method.md 6, as functions over statistics; a test says of which. Knows neither frames nor detectors.
 
 `exact` says whether bits are compared (integers) or values to rounding (law 6: 1e-8 sigma in the mean, 1e-10 in sd).
 """

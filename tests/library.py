@@ -1,6 +1,6 @@
 """The authors' library, RobustGaussianFittingLibrary 0.2.5, as oracle: always in a process of its own, with a timeout.
 
-It leaks, may crash and may never return (algorithm 11), so each batch of fits is one process. Our results are never computed
+It leaks, may crash and may never return, so each batch of fits is one process. Our results are never computed
 here, and the library is imported nowhere else.
 """
 

@@ -1,4 +1,4 @@
-"""Tiles and the planes on them, as maps are judged: geometry, symmetry, accuracy, and what cannot be fitted (docs/method.md 3)."""
+"""Tiles and the planes on them, as maps are judged: geometry, symmetry, accuracy, what cannot be fitted (docs/method.md 3)."""
 
 from itertools import product
 

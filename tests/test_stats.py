@@ -1,4 +1,4 @@
-"""PixelStats: the laws of algorithm 6, exact for integers, to rounding for floats; folding, restarting, keeping."""
+"""PixelStats: the laws of docs/method.md 6, exact for integers, to rounding for floats; folding, restarting, keeping."""
 
 import laws
 import naive

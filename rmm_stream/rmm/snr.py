@@ -1,4 +1,4 @@
-"""SnrStats: what F6 keeps of lit frames (section 3.3.1; docs/method.md 8): mean SNR, and how often it is beyond the counting cut.
+"""SnrStats: what F6 keeps of lit frames (section 3.3.1; docs/method.md 8): mean SNR, and how often it is beyond a cut.
 
 Both forget by replacement, never by subtraction: sums live in two half-windows, counts in a ring of time buckets, and a
 half or a bucket that is full is overwritten by the next but one, or when its turn comes round again. Each is closed when it

@@ -1,4 +1,4 @@
-"""PixelStats: count, mean and M2 of every pixel of every memory cell (docs/method.md 6). The non-robust averages of section 3.2.
+"""PixelStats: count, mean and M2 of every pixel of every memory cell (docs/method.md 6), the plain averages of section 3.2.
 
 IntegerStats keeps exact sums about a reference, so its moments are the same bits for any order, blocking or sharding.
 FloatStats is Welford in float64. Both merge; both subtract. Knows nothing of exposures, gates or features.

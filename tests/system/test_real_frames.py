@@ -176,9 +176,8 @@ def test_quiet_pixels_are_not_flagged(judged):
     good = quiet.copy()
     for places in at.values():
         good[places] = False
-    dark = np.uint8(BadPixel.OFFSET | BadPixel.NOISE | BadPixel.GAIN_LEVEL | BadPixel.NO_DATA)
-    flagged = int((mask.flags[0, 0][good] & dark != 0).sum())
-    print(f"JUNGFRAU: {flagged} of {good.sum()} quiet pixels flagged by the darks")
+    flagged = int((mask.flags[0, 0][good] != 0).sum())
+    print(f"JUNGFRAU: {flagged} of {good.sum()} quiet pixels flagged, by any feature")
     assert flagged <= good.sum() / 100_000
 
 

@@ -95,8 +95,8 @@ def test_a_demo_that_misses_a_bar_says_which_and_ends_with_1(tmp_path, capsys, m
         """The settings of a demo whose service cuts at 50 sigma."""
         return tree(*where) | {"fit": {"cut": 50.0}}
 
-    tree = demo.settings
     quick_demo(monkeypatch)
+    tree = demo.settings
     monkeypatch.setattr(demo, "settings", deaf)
     assert main(["demo", "--seconds", "1", "-o", str(tmp_path)]) == 1
     printed = capsys.readouterr()

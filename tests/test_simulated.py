@@ -1,6 +1,11 @@
 """The simulated detector: the same frames for the same seed, defects where and as strong as the truth says."""
 
+import json
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -336,6 +341,38 @@ def test_the_truth_file_holds_what_was_planted(tmp_path):
     assert np.array_equal(truth.planted, sim.planted)
     assert truth.defects.tobytes() == sim.defects.tobytes()
     assert (truth.modules, truth.cells, truth.detector) == ((0, 1), (0, 1), "analogue")
+
+
+#: Writes the truth where no file may grow beyond a page, which is how a full disk looks from inside, then without.
+FULL_DISK = """
+    import json, resource, sys
+    from rmm_stream.detectors import DetectorSpec
+    from rmm_stream.sources.plan import usual_plan
+    from rmm_stream.sources.simulated import SimulatedDetector
+    from rmm_stream.sources.truth import read_truth, write_truth
+
+    spec = DetectorSpec("small", 1, (64, 64), (64, 64), bits=14)
+    sim = SimulatedDetector(spec, usual_plan(1, 1, 1, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    told = []
+    for _ in range(3):
+        try:
+            write_truth(sys.argv[1], sim)
+        except OSError as e:
+            told.append(e.strerror)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    write_truth(sys.argv[1], sim)
+    print(json.dumps([told, read_truth(sys.argv[1]).detector]))
+"""
+
+
+def test_a_full_disk_is_an_error_that_the_program_survives(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path / "truth.h5")],
+        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["File too large"] * 3, "small"]
 
 
 def test_another_file_is_not_taken_for_the_truth(tmp_path):

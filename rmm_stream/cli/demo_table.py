@@ -9,11 +9,14 @@ from rich.table import Table
 from ..sources.truth import read_truth
 from ..storage.mask_file import MaskFile
 from .peaks import Followed
-from .score import STRONG, by_kind, false_peaks, found, good_pixels, onset_delays
+from .score import FALSE_BAR, FOUND_BAR, STRONG, by_kind, false_peaks, found, good_pixels, missed_bars, onset_delays
 
 
-def print_table(truth_file: Path, stored: MaskFile, followed: Followed, console: Console | None = None) -> None:
-    """Compare the mask with the truth, and print. Raises DataError where the truth file is none."""
+def print_table(truth_file: Path, stored: MaskFile, followed: Followed, console: Console | None = None) -> list[str]:
+    """Compare the mask with the truth, and print. Returns the bars that were missed.
+
+    Raises DataError where the truth file is none.
+    """
     truth, console = read_truth(truth_file), console or Console()
     masks = {mask.module: mask for mask in stored.masks}
     scores = by_kind(truth, found(truth, masks, stored.cells))
@@ -40,6 +43,14 @@ def print_table(truth_file: Path, stored: MaskFile, followed: Followed, console:
         f"({len(late):,} of {len(everything):,} that began during the run)"
     )
     console.print(f"false peaks per frame: {before:.1f} without the mask, {after:.2f} with it ({frames:,} frames)")
+    bars = (
+        f"at least {100 * FOUND_BAR:g} % of each kind found, at most one good pixel in {round(1 / FALSE_BAR):,} flagged"
+    )
+    missed = missed_bars(scores, good)
+    console.print(f"{bars}: {'MISSED' if missed else 'met'}")
+    for line in missed:
+        console.print(f"  {line}")
+    return missed
 
 
 def _percent(share: float) -> str:

@@ -9,6 +9,8 @@ from ..mask import BadPixel, Mask
 from ..sources.truth import Truth
 
 STRONG = 10.0  # |SNR| from which a planted defect has to be found; the cut is 8
+FOUND_BAR = 0.995  # of the strong defects of each kind, at least
+FALSE_BAR = 1e-5  # of the good pixels, at most
 SETTLED = 0.2  # false peaks are compared over this last part of the lit frames
 
 
@@ -82,6 +84,23 @@ def good_pixels(truth: Truth, masks: dict[int, Mask], cells: tuple[int, ...]) ->
         good += int(there.sum())
         flagged += int(np.count_nonzero(flags[there]))
     return GoodScore(good, flagged)
+
+
+def missed_bars(scores: list[KindScore], good: GoodScore) -> list[str]:
+    """What falls short of the bars, one line each; [] where all are met. Nothing to count is short of them, too."""
+    missed = [
+        f"{s.kind.replace('_', ' ')}: {s.found:,} of {s.planted:,} found, {100 * s.share:.2f} %; "
+        f"the bar is {100 * FOUND_BAR:g} %"
+        for s in scores
+        if s.planted and s.share < FOUND_BAR
+    ]
+    if not sum(s.planted for s in scores):
+        missed.append(f"no defect of SNR >= {STRONG:g} was planted")
+    if not good.good or good.flagged > FALSE_BAR * good.good:
+        missed.append(
+            f"good pixels: {good.flagged:,} of {good.good:,} flagged; the bar is one in {round(1 / FALSE_BAR):,}"
+        )
+    return missed
 
 
 def onset_delays(truth: Truth, module: int, flagged_at: NDArray, trains: NDArray) -> dict[str, NDArray]:

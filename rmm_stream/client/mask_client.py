@@ -56,6 +56,8 @@ class MaskClient:
         self._callbacks: tuple[Callable[[MaskUpdate], object], ...] = ()
         self._changed = threading.Condition()
         self._closing = threading.Lock()
+        self._closed = False
+        self._fault = ""  # what ended the thread, if it was not `close`
         self._context = zmq.Context(io_threads=1)
         try:
             self._updates = [self._subscribe(each) for each in self._endpoints]
@@ -133,9 +135,10 @@ class MaskClient:
 
     @property
     def stale(self) -> bool:
-        """Whether nothing was heard, or some shard is silent or out of step for 3 heartbeats; its mask is served on."""
+        """Whether nothing was heard, some shard is silent or out of step for 3 heartbeats, or nobody listens any more:
+        the client is closed, its thread failed, or the process was forked. The mask is served on."""
         view = self._core.view
-        return bool(view.stale) or not view.shards
+        return bool(view.stale) or not view.shards or self._closed or not self._thread.is_alive()
 
     @property
     def counts(self) -> Counter[str]:
@@ -169,8 +172,8 @@ class MaskClient:
 
     def _missing(self) -> str:
         """What keeps the mask from being complete and current; "": nothing."""
-        if not self._thread.is_alive():
-            return "the client is closed"
+        if self._closed or not self._thread.is_alive():
+            return self._fault or "the client is closed"
         core, view = self._core, self._core.view
         silent = [endpoint for link, endpoint in enumerate(self._endpoints) if not core.greeted(link)]
         if silent:
@@ -226,6 +229,9 @@ class MaskClient:
                     if dealer in ready:
                         self._drain(poller, link, dealer, self._core.answer)
                 self._act(poller, self._core.tick(time.monotonic()))
+        except Exception as e:
+            self._fault = f"the client's thread failed: {type(e).__name__}: {e}; make a new client"
+            _log_exception("the client's thread failed; its mask is stale from now on")
         finally:
             self._context.destroy(linger=0)
             with self._changed:
@@ -273,13 +279,12 @@ class MaskClient:
             try:
                 callback(update)
             except Exception:
-                import logging  # costs 3 % of the client's import, and only a faulty callback needs it
-
-                logging.getLogger(__name__).exception("a callback of on_update failed")
+                _log_exception("a callback of on_update failed")
                 self._core.counts["callbacks_failed"] += 1
 
     def close(self) -> None:
         """Stop the thread and close the sockets; at once. May be called twice."""
+        self._closed = True
         with self._closing:
             if not self._waker.closed:
                 self._waker.send(b"")
@@ -330,6 +335,12 @@ def request_endpoint(updates: str, announced: str) -> str:
         if announced.startswith(every) and updates.startswith("tcp://"):
             return f"tcp://{host}:{announced.removeprefix(every)}"
     return announced
+
+
+def _log_exception(text: str) -> None:
+    import logging  # costs 3 % of the client's import, and only what goes wrong needs it
+
+    logging.getLogger(__name__).exception(text)
 
 
 def _socket(context: zmq.Context, kind: int, limit: int) -> zmq.Socket:

@@ -74,7 +74,8 @@ class MaskFiles:
         try:
             write(status)
         except OSError as e:
-            self.alarms[key] = f"store.{key} cannot be written: {e.strerror or e}; trying again"
+            why = " ".join((e.strerror or str(e)).split())
+            self.alarms[key] = f"store.{key} cannot be written: {why}; trying again"
             self._complaints.say(key, self.alarms[key], level=logging.ERROR)
             return False
         self.alarms.pop(key, None)

@@ -1,6 +1,6 @@
-"""Prometheus metrics, computed from Status at scrape time. Counts nothing itself; names as in docs/operations.md.
+"""Prometheus metrics, computed from Status at scrape time. Counts nothing itself; names as in docs/metrics.md.
 
-Every label set is bounded: modules, endpoints and closed lists of words. Never a label per pixel, cell, train or client.
+Every label set is bounded: modules and closed lists of words. Never a label per pixel, cell, train or client.
 """
 
 from collections import Counter
@@ -97,17 +97,23 @@ def _frames(status: Status) -> Iterator[Metric]:
     )
     yield _counter("bytes", "Bytes of their pixels.", by_module, {(str(m.module),): m.nbytes for m in modules})
     missed: Counter[tuple] = Counter({(str(m.module),): 0 for m in modules})
+    series = missed.copy()
     rejected: Counter[tuple] = Counter()
     malformed: Counter[tuple] = Counter({("requests", reason): n for reason, n in status.requests_malformed.items()})
     for m in modules:
         rejected.update({(str(m.module), reason): n for reason, n in m.rejected.items()})
     for s in status.sources:
         missed.update({(_label(module),): n for module, n in s.missed.items()})
+        series.update({(_label(module),): n for module, n in s.series.items()})
         rejected.update({(_label(module), reason): n for (module, reason), n in s.rejected.items()})
         malformed.update({("frames", reason): n for reason, n in s.malformed.items()})
     yield _counter("frames_missed", "Frames that never came, from gaps in the train ids.", by_module, missed)
     yield _counter("frames_rejected", "Frames that came and were refused.", ["module", "reason"], rejected)
     yield _counter("messages_malformed", "Messages refused whole.", ["socket", "reason"], malformed)
+    yield _counter("source_series", "New series of train ids: restarts of the sender.", by_module, series)
+    disconnects, resets = (sum(getattr(s, name) for s in status.sources) for name in ("disconnects", "resets"))
+    yield _counter("source_disconnects", "Connections lost.", ["socket"], {("frames",): disconnects})
+    yield _counter("source_resets", "Sockets made anew.", ["socket"], {("frames",): resets})
     yield _histogram(
         "frame_age_seconds",
         "From the source's time stamp to the statistics.",
@@ -134,6 +140,7 @@ def _masks(status: Status, cache: CollapsedCache) -> Iterator[Metric]:
         ("mask_changed_pixels", "Pixels that the latest update turned.", "changed"),
         ("maps_judged", "Maps with a verdict.", "judged"),
         ("maps_held", "Maps that the guard keeps back.", "held"),
+        ("suspected_signal_pixels", "Pixels held back as signal of the sample, summed over maps.", "suspected"),
     ):
         yield _gauge(name, text, ["module"], {(str(m.module),): getattr(m, value) for m in modules})
     yield _gauge(

@@ -41,7 +41,7 @@ Generation {status.generation}, update {status.sequence}.</p>
 <table><tr><th>module</th><th>processed</th><th>accepted</th><th>missed</th><th>rejected</th><th>last</th></tr>
 {"".join(_frames_row(status, module, now) for module in status.modules)}</table>
 <h2>Masks</h2>
-<table><tr><th>module</th><th>maps judged</th><th>held</th><th>last update turned</th><th>published</th></tr>
+<table><tr><th>module</th><th>maps judged</th><th>held</th><th>suspected</th><th>last update turned</th><th>published</th></tr>
 {"".join(_mask_row(m, now) for m in status.modules.values())}</table>
 {"".join(_picture(module) for module in status.overlay)}
 <p><a href="metrics">metrics</a> <a href="healthz">health</a> <a href="api/status">status</a></p>
@@ -76,8 +76,8 @@ def _mask_row(m, now: float) -> str:
     if m.published_at:
         at = f"{strftime('%H:%M:%S UTC', gmtime(m.published_at))}, {_ago(now, m.published_at)} ago"
     return (
-        f"<tr><td>{m.module}</td><td>{m.judged} of {m.maps}</td><td>{m.held}</td><td>{m.changed} pixels</td>"
-        f"<td>{at}</td></tr>"
+        f"<tr><td>{m.module}</td><td>{m.judged} of {m.maps}</td><td>{m.held}</td><td>{m.suspected} pixels</td>"
+        f"<td>{m.changed} pixels</td><td>{at}</td></tr>"
     )
 
 

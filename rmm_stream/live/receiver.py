@@ -60,6 +60,9 @@ class Receiver:
             malformed=tally.malformed,
             rejected=tally.rejected + self._dropped,
             missed=tally.missed,
+            series=tally.series,
+            disconnects=tally.disconnects,
+            resets=tally.resets,
             connected=self._source.connected,
         )
 

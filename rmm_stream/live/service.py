@@ -26,7 +26,7 @@ from .app import HttpServer
 from .files import MaskFiles
 from .notify import notify
 from .prepare import prepare, state_directory
-from .receiver import Receiver
+from .receiver import LAST_S, Receiver
 from .status import Status, health
 from .worker import Expose, Worker
 
@@ -35,7 +35,12 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 LEASE_S = 1.0  # how often the lease is read again
 SILENT_S = 5.0  # a worker that has not turned for so long gets no heartbeat
-STOP_S = 60.0  # for the last fit of all maps
+# How long each part may take to stop; TimeoutStopSec of the systemd unit covers their sum.
+RECEIVER_S = LAST_S + 10.0  # the message under way, and its place in the queue
+LAST_FIT_S = 120.0  # what waits in the queue, and the last fit of all maps
+FILES_S = 30.0  # live file and mask file; not enforced, a write cannot be taken back
+CLOSE_S = 5.0  # for each of receiver, worker, http and publisher, when they are asked for the last time
+STOPPING_S = RECEIVER_S + LAST_FIT_S + FILES_S + 4 * CLOSE_S
 SAY_S = 60.0  # how often the log says how it goes
 
 
@@ -177,16 +182,18 @@ class Service:
     def stop(self) -> None:
         """Stop receiving, fold what waits, fit every map, publish, write the files, say bye.
 
+        Takes at most STOPPING_S, as the service manager is told.
         Raises ServiceFailed where one of these went wrong, LeaseLost where the shard is another's.
         """
-        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(STOP_S * 1e6)}", "STATUS=fitting every map for the last time")
+        extend = f"EXTEND_TIMEOUT_USEC={int(STOPPING_S * 1e6)}"  # a unit of the operator's own may say less
+        notify("STOPPING=1", extend, "STATUS=fitting every map for the last time")
         try:
             self._receiver.stop()
-            if not self._receiver.join(2 * STOP_S):
-                raise ServiceFailed("the receiver did not stop")
+            if not self._receiver.join(RECEIVER_S):
+                raise ServiceFailed(f"the receiver did not stop within {RECEIVER_S:.0f} s")
             self._worker.stop()
-            if not self._worker.join(STOP_S):
-                raise ServiceFailed(f"the last fit took more than {STOP_S:.0f} s")
+            if not self._worker.join(LAST_FIT_S):
+                raise ServiceFailed(f"the last fit took more than {LAST_FIT_S:.0f} s")
             self._check_parts()
             self._check_leases()
             if not self._files.finish(self.status()):
@@ -207,9 +214,9 @@ class Service:
         """Close what is open, last opened first. Right after any part of `start`."""
         if self._receiver is not None:
             self._receiver.stop()
-            self._receiver.join(5.0)
+            self._receiver.join(CLOSE_S)
         self._worker.abandon()
-        self._worker.join(5.0)
+        self._worker.join(CLOSE_S)
         if self._http is not None:
             self._http.stop()
         if self._publisher is not None:

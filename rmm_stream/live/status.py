@@ -53,6 +53,7 @@ class ModuleStatus:
 
     frames: offered to the statistics; accepted: counted by them; rejected: refused, by reason. nbytes: of their pixels.
     maps, judged, held: maps of this process, those with a verdict, those that the guard keeps back.
+    suspected: pixels that the last fits of its maps held back as signal of the sample, summed over maps.
     changed: pixels that the latest update turned bad or good. serial: grows with every change of flags.
     fed_at, published_at: s, Unix, by our clock; data_at: the source's clock of the latest frames; 0: not yet.
     """
@@ -65,6 +66,7 @@ class ModuleStatus:
     rejected: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     judged: int = 0
     held: int = 0
+    suspected: int = 0
     changed: int = 0
     version: int = 0
     serial: int = 0
@@ -82,7 +84,9 @@ class SourceStatus:
 
     messages, nbytes: received. malformed: messages refused whole, by reason.
     rejected: frames refused by the decoder or the ledger or dropped from a full queue, by (module, reason);
-    module NO_MODULE: the message did not say. missed: frames that never came, by module. connected: None: not known.
+    module NO_MODULE: the message did not say. missed: frames that never came, by module. series: new series of train
+    ids, by module: restarts of the sender. disconnects: connections lost; resets: sockets made anew.
+    connected: None: not known.
     """
 
     endpoint: str
@@ -91,6 +95,9 @@ class SourceStatus:
     malformed: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     rejected: Mapping[tuple[int, str], int] = field(default_factory=lambda: NOTHING)
     missed: Mapping[int, int] = field(default_factory=lambda: NOTHING)
+    series: Mapping[int, int] = field(default_factory=lambda: NOTHING)
+    disconnects: int = 0
+    resets: int = 0
     connected: bool | None = None
 
 
@@ -232,6 +239,9 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
                 "bytes": s.nbytes,
                 "malformed": dict(s.malformed),
                 "missed": {str(module): n for module, n in s.missed.items()},
+                "series": {str(module): n for module, n in s.series.items()},
+                "disconnects": s.disconnects,
+                "resets": s.resets,
                 "rejected": [{"module": m, "reason": r, "frames": n} for (m, r), n in s.rejected.items()],
             }
             for s in status.sources
@@ -245,6 +255,7 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
                 "maps": m.maps,
                 "judged": m.judged,
                 "held": m.held,
+                "suspected": m.suspected,
                 "changed": m.changed,
                 "version": m.version,
                 "train_id": m.train_id,

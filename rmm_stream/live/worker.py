@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..frames import Exposure, FrameBatch, Illumination
-from ..mask import MapChange, MapFit
+from ..mask import MapChange, MapFit, MapKey
 from ..sources.complaints import Complaints
 from .memory import held
 from .status import NOBODY_SAYS, ModuleStatus, Status
@@ -79,6 +79,7 @@ class Worker:
         self._frames, self._requests = frames, requests
         self._modules: dict[int, ModuleStatus] = dict(status.modules)
         self._changes = {module: dict(status.changes.get(module, {})) for module in self._modules}
+        self._suspected: dict[MapKey, int] = {}  # pixels held back by the last fit of each map
         self._complaints = Complaints(log)
         self._memory_at = -MEMORY_S
         self._news = False
@@ -183,7 +184,12 @@ class Worker:
         for fit in fits:
             module = self._modules[fit.key.module]
             change = self._policy.judge(fit)
-            changes = {"fit_seconds": module.fit_seconds.add(seconds)}
+            before = self._suspected.get(fit.key, 0)
+            now = self._suspected[fit.key] = 0 if fit.suspected is None else int(np.count_nonzero(fit.suspected))
+            changes = {
+                "fit_seconds": module.fit_seconds.add(seconds),
+                "suspected": module.suspected + now - before,
+            }
             if change is not None:
                 self._publish(change)
                 self._changes[fit.key.module][fit.key] = change

@@ -4,9 +4,11 @@ Datasets: `/defects`, a table with one row per defect and map (columns: `scene.T
 cells, ss, fs), 0 where a pixel is good; `/module`, `/cell`: ids of its axes. Knows nothing of masks.
 """
 
+import io
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -33,7 +35,8 @@ def write_truth(path: str | os.PathLike, detector: SimulatedDetector) -> None:
         {"illumination": s.exposure.illumination.value, "gain_stage": s.exposure.gain_stage, "trains": s.trains}
         for s in detector.plan.segments
     ]
-    with h5py.File(path, "w") as file:
+    image = io.BytesIO()  # HDF5 itself must never meet a full disk: it could not let go of the file, see storage
+    with h5py.File(image, "w") as file:
         file["defects"] = detector.defects
         file.create_dataset("planted", data=detector.planted, compression="gzip", compression_opts=1, shuffle=True)
         file["module"] = np.array(detector.modules, np.uint16)
@@ -42,6 +45,7 @@ def write_truth(path: str | os.PathLike, detector: SimulatedDetector) -> None:
         file.attrs["seed"] = detector.seed
         file.attrs["first_train"] = detector.plan.first_train
         file.attrs["plan"] = json.dumps(plan)
+    Path(path).write_bytes(image.getbuffer())
 
 
 def read_truth(path: str | os.PathLike) -> Truth:

@@ -7,13 +7,11 @@ such readers (masks are re-opened hundreds of times a second). Knows nothing of 
 import os
 from collections.abc import Sequence
 
-import h5py
 import numpy as np
 
 from ..detectors import DetectorSpec
 from ..mask import Mask
-from .atomic import replace_file
-from .mask_file import Provenance, checked, contiguous, stamp
+from .mask_file import Provenance, checked, contiguous, replace_hdf5, stamp
 
 
 def write_live(
@@ -30,7 +28,7 @@ def write_live(
     """
     masks = checked(masks)
     name = detector.name if isinstance(detector, DetectorSpec) else detector
-    with replace_file(path) as aside, h5py.File(aside, "x") as file:
+    with replace_hdf5(path) as file:
         collapsed = contiguous(file, "collapsed", (len(masks), *masks[0].flags.shape[2:]))
         for i, mask in enumerate(masks):
             collapsed[i] = mask.collapse()

@@ -3,8 +3,10 @@
 Replaced by write-then-rename, always. Knows nothing of policies, streams or other programs' conventions.
 """
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
@@ -79,7 +81,7 @@ def write_mask(
     if shape[1] != len(cells):
         raise DataError(f"the masks have {shape[1]} cells, their cell axis {len(cells)}")
     spec = detector if isinstance(detector, DetectorSpec) else None
-    with replace_file(path) as aside, h5py.File(aside, "x") as file:
+    with replace_hdf5(path) as file:
         flags = file.create_dataset(
             "mask", (len(masks), *shape), "u1", chunks=(1, 1, 1, *shape[2:]), compression="gzip", compression_opts=1
         )  # a chunk is a map: one map is read without the others
@@ -147,6 +149,20 @@ def checked(masks: Sequence[Mask]) -> Sequence[Mask]:
         found = ", ".join(f"module {m.module} {m.flags.shape}" for m in masks)
         raise DataError(f"masks of one file need one shape and different modules; found {found}")
     return masks
+
+
+@contextmanager
+def replace_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """Yields an HDF5 file to fill, in memory; it takes the place of `path` when the block ends. Raises OSError.
+
+    The HDF5 library never writes to the disk: where it meets a full one, it keeps objects that can be neither closed nor
+    dropped, and ends the process when it tries again.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        yield file
+    with replace_file(path) as aside:
+        aside.write_bytes(image.getbuffer())
 
 
 def contiguous(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:

@@ -29,7 +29,7 @@ REASONS = (
     "unknown_source",  # a source or detector that the configuration does not name
     "unknown_module",  # a module that the detector does not have
     "train_id",  # absent, negative, beyond 2**63, or contradicting itself
-    "time",  # absent, nan, or not in the years 2000 to 2200
+    "time",  # absent, nan, not in the years 2000 to 2200, or far ahead of our clock
     "cell_range",  # a memory cell that the detector does not have
     "empty",  # a train without frames
     "not_finite",  # a calibrated frame without one finite pixel
@@ -51,6 +51,7 @@ NO_MODULE = -1
 MAX_AXES = 8
 FIRST_TIME = 946_684_800.0  # 2000-01-01
 LAST_TIME = 7_258_118_400.0  # 2200-01-01
+AHEAD_S = 3600.0  # clocks differ; time windows that were moved further ahead would not forget for as long
 
 Part = bytes | bytearray | memoryview
 
@@ -84,7 +85,8 @@ class Decoder(Protocol):
     def decode(self, parts: Sequence[Part], received: float | None = None) -> Decoded:
         """The frames of our modules in one message.
 
-        received: Unix time of arrival, s; stands in where the stream carries no time.
+        received: Unix time of arrival, s; stands in where the stream carries no time, and bounds the time that it
+            carries from above; None: not known, nothing is bounded.
         Raises ProtocolError, and nothing else, for a message that is refused whole.
         """
 
@@ -125,10 +127,20 @@ def check_train_id(train_id: int) -> int:
     return train_id
 
 
-def check_time(timestamp: float) -> float:
-    """Raises ProtocolError("time") for nan and for years outside 2000 .. 2200."""
+def check_time(timestamp: float, received: float | None = None) -> float:
+    """The time as a float. received: of arrival, where that is known. Both Unix, s.
+
+    Raises ProtocolError("time") for nan, for years outside 2000 .. 2200, and for more than AHEAD_S after the arrival.
+    The past is never refused: a recording may be played again.
+    """
     if not FIRST_TIME <= timestamp < LAST_TIME:  # false for nan, too
         raise ProtocolError("time", f"timestamp {timestamp} s is not in the years 2000 to 2200")
+    if received is not None and timestamp > received + AHEAD_S:
+        raise ProtocolError(
+            "time",
+            f"timestamp {timestamp} s is {(timestamp - received) / 3600:.1f} hours ahead of our clock, at most "
+            f"{AHEAD_S / 3600:g} is allowed: compare the clocks of the sender and of this machine",
+        )
     return float(timestamp)
 
 

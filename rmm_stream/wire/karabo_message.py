@@ -50,12 +50,12 @@ class Metadata(Struct, frozen=True):
     def time(self, received: float | None) -> float:
         """Unix time, s; `received` where the source has none. Raises ProtocolError("time")."""
         if self.timestamp is not None:
-            return check_time(self.timestamp)
+            return check_time(self.timestamp, received)
         if self.sec is not None:
             sec, frac = str(self.sec), str(self.frac or 0)
             if not (sec.isascii() and sec.isdigit() and len(sec) < 16 and frac.isascii() and frac.isdigit()):
                 raise ProtocolError("time", f"timestamp.sec {sec[:40]!r}, timestamp.frac {frac[:40]!r} are no numbers")
-            return check_time(int(sec) + int(frac[:18]) / ATTOSECONDS)
+            return check_time(int(sec) + int(frac[:18]) / ATTOSECONDS, received)
         if received is None:
             raise ProtocolError("time", "the source has no timestamp, and its time of arrival is not known")
         return check_time(received)

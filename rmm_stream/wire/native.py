@@ -74,7 +74,7 @@ class NativeDecoder:
         self.modules = frozenset(modules)
 
     def decode(self, parts: Sequence[Part], received: float | None = None) -> Decoded:
-        """The frames of one message; see decoder.Decoder. `received` is not needed: the timestamp is mandatory."""
+        """The frames of one message; see decoder.Decoder. The timestamp is mandatory; `received` only bounds it."""
         if not 2 <= len(parts) <= 3:
             reason = "truncated" if len(parts) < 2 else "oversized"
             raise ProtocolError(reason, f"{len(parts)} parts; a frame message has header, pixels and perhaps gain")
@@ -88,12 +88,16 @@ class NativeDecoder:
         elif header.module >= self.spec.modules:
             rejected[NO_MODULE, "unknown_module"] += 1
         elif header.module in self.modules:
-            batch = self._batch(header, parts, rejected)
+            batch = self._batch(header, parts, received, rejected)
             return Decoded([] if batch is None else [batch], rejected)
         return Decoded([], rejected)
 
     def _batch(
-        self, header: FrameHeader, parts: Sequence[Part], rejected: Counter[tuple[int, str]]
+        self,
+        header: FrameHeader,
+        parts: Sequence[Part],
+        received: float | None,
+        rejected: Counter[tuple[int, str]],
     ) -> FrameBatch | None:
         n = header.shape[0]
         if header.shape[1:] != self.spec.module_shape or n > MAX_FRAMES:
@@ -125,7 +129,7 @@ class NativeDecoder:
             np.array(header.cell, np.int64),
             train_id if many else np.repeat(train_id, n),
             np.ones(n, bool) if header.complete is None else np.array(header.complete, bool),
-            check_time(header.timestamp),
+            check_time(header.timestamp, received),
             None if header.illumination is None else Exposure(header.illumination, header.gain_stage),
             rejected,
         )

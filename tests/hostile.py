@@ -1,7 +1,8 @@
 """Messages that a peer should never send: malformed ones, and well-formed but insane ones.
 
-Arrival is at NOW or later. The one invariant, for each decoder and for the whole service: refused, counted under `reason`, and the next good train
-is still accumulated. A case with `whole` is refused by a ProtocolError; another is decoded, and something in it counted.
+They arrive at NOW or later. The one invariant, for each decoder and for the whole service: refused, counted under `reason`,
+and the next good train is still accumulated. A case with `whole` is refused by a ProtocolError; another is decoded, and
+something in it counted.
 """
 
 from dataclasses import replace

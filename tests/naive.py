@@ -11,7 +11,7 @@ import numpy as np
 
 INVALID, NOWHERE = 128, 255
 
-# ---- robust.py: one dimension -------------------------------------------------------------------------------------------
+# ---- robust.py --------------------------------------------------------------------------------------------------------------
 
 
 def by_distance(x, theta):
@@ -22,6 +22,19 @@ def by_distance(x, theta):
 def nearest_run(x, theta, k):
     """The k values nearest theta are one run of sorted x: where it starts."""
     return list(x).index(min(by_distance(x, theta)[:k])) if k else 0
+
+
+def run_within(x, theta, limit):
+    """Where the values within +-limit begin and end; x is sorted."""
+    return sum(theta - v > limit for v in x), len(x) - sum(v - theta > limit for v in x)
+
+
+def squares_about(x, theta):
+    return sum((v - theta) ** 2 for v in x)
+
+
+def mean_of(x):
+    return math.fsum(x) / len(x)
 
 
 def msse_sorted(x, theta, k, lambda_fit, parameters):
@@ -81,129 +94,6 @@ def final_sigma(sigma_raw, consistency, floor, mu):
     return max(sigma, floor) or math.nan
 
 
-# ---- robust.py: a plane on a tile -----------------------------------------------------------------------------------------
-
-
-def centred(length):
-    return np.arange(length) - (length - 1) / 2
-
-
-def within(r, limit):
-    with np.errstate(invalid="ignore"):
-        return np.abs(r) <= limit
-
-
-def count_within(r, limit):
-    return int(within(r, limit).sum())
-
-
-def squares_within(r, limit):
-    kept = np.asarray(r, float)[within(r, limit)]
-    return len(kept), float((kept**2).sum())
-
-
-def kth_smallest(r, k):
-    return float(np.sort(np.abs(r[~np.isnan(r)]).astype(float))[k - 1])
-
-
-def residuals(z, plane):
-    y, x = np.meshgrid(centred(z.shape[0]), centred(z.shape[1]), indexing="ij")
-    return (np.asarray(z, float) - (plane[0] + plane[1] * y + plane[2] * x)).ravel()
-
-
-def row_moments(r, limit, x):
-    g = within(r, limit)
-    r, x = np.asarray(r, float)[g], np.asarray(x, float)[g]
-    return len(r), x.sum(), (x * x).sum(), r.sum(), (r * x).sum()
-
-
-def least_squares(y, x, r):
-    """(c0, cy, cx) of the plane through points; only c0 where they do not span a plane."""
-    columns = np.stack([np.ones(len(r)), y, x], axis=1)
-    if np.linalg.matrix_rank(columns) < 3:
-        return np.array([np.mean(r), 0, 0])
-    return np.linalg.lstsq(columns, r, rcond=None)[0]
-
-
-def refit(r, shape, limit, plane):
-    """(new plane, how many took part)."""
-    y, x = (a.ravel() for a in np.meshgrid(centred(shape[0]), centred(shape[1]), indexing="ij"))
-    g = within(r, limit)
-    if g.sum() < 3:
-        return np.array(plane, float), 0
-    return plane + least_squares(y[g], x[g], np.asarray(r, float)[g]), int(g.sum())
-
-
-def median_of(values, n):
-    return float(np.median(np.asarray(values[:n], float)))
-
-
-def block_medians(z):
-    """[(median, y, x)] of the blocks of which at least half is usable."""
-    rows, columns = z.shape
-    tall, wide = (9, 1) if rows >= 36 else (-(-rows // 4), -(-columns // 4))
-    found = []
-    for p in range(rows // 9 if rows >= 36 else 4):
-        for q in range(columns if rows >= 36 else 4):
-            top = p * tall if rows >= 36 else round(p * (rows - tall) / 3)
-            left = q * wide if rows >= 36 else round(q * (columns - wide) / 3)
-            block = z[top : top + tall, left : left + wide]
-            usable = block[~np.isnan(block)]
-            if len(usable) and 2 * len(usable) >= tall * wide:
-                y, x = centred(rows)[top : top + tall], centred(columns)[left : left + wide]
-                found.append((float(np.median(usable)), y.mean(), x.mean()))
-    return found
-
-
-def start_plane(z):
-    """The first plane; level, at the median, where there are too few blocks."""
-    blocks = np.array(block_medians(z))
-    if len(blocks) < 8:
-        return np.array([np.nanmedian(z), 0.0, 0.0])
-    m, y, x = blocks.T
-    plane = np.array([np.sort(m)[len(m) // 2], 0.0, 0.0])
-    for _ in range(8):
-        r = m - (plane[0] + plane[1] * y + plane[2] * x)
-        g = np.abs(r) <= kth_smallest(r, int(0.6 * len(m)))
-        plane = plane + least_squares(y[g], x[g], r[g])
-    return plane
-
-
-def fit_plane(z, structure, lambda_fit):
-    """Algorithm 3, `fit_plane`: (plane, sigma_raw); (None, nan) where the tile cannot be fitted."""
-    z = np.asarray(z, float)
-    usable = int((~np.isnan(z)).sum())
-    if usable < max(100, z.size / 2):
-        return None, math.nan
-    plane = start_plane(z)
-    k = int(structure * usable)
-    for _ in range(12):
-        r = residuals(z, plane)
-        plane, _ = refit(r, z.shape, kth_smallest(r, k), plane)
-    r = residuals(z, plane)
-    sigma = msse_sorted(r[~np.isnan(r)], 0.0, k, lambda_fit, 3)
-    if sigma == 0:
-        return plane, 0.0
-    inliers = within(r, lambda_fit * sigma)
-    plane, n = refit(r, z.shape, lambda_fit * sigma, plane)
-    return plane, math.sqrt((residuals(z, plane)[inliers] ** 2).sum() / (n - 3))
-
-
-def fit_tiles(values, tiles, structure, lambda_fit, consistency, floor):
-    """(model, scale), (ss, fs)."""
-    model, scale = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
-    for top, bottom, left, right in tiles:
-        z = values[top:bottom, left:right]
-        plane, sigma_raw = fit_plane(z, structure, lambda_fit)
-        sigma = final_sigma(sigma_raw, consistency, floor, 0.0 if plane is None else plane[0])
-        if not math.isnan(sigma):
-            model[top:bottom, left:right] = z - residuals(z, plane).reshape(z.shape)
-            y, x = np.meshgrid(centred(z.shape[0]), centred(z.shape[1]), indexing="ij")
-            model[top:bottom, left:right] = plane[0] + plane[1] * y + plane[2] * x
-            scale[top:bottom, left:right] = sigma
-    return model, scale
-
-
 # ---- routing.py ------------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +119,10 @@ def route_analogue(gain, thresholds, ascending):
         passed = sum(g > c if ascending else g <= c for c in cuts)
         out.append(NOWHERE if any(math.isnan(c) for c in cuts) else passed)
     return np.array(out, np.uint8)
+
+
+def count_stage(where, care, stage):
+    return sum(w & int(care) == int(stage) for w in where.tolist())
 
 
 # ---- sums.py and welford.py ------------------------------------------------------------------------------------------------
@@ -279,46 +173,6 @@ def merge_moments(sign, other, mine):
     mean = (n * a + sign * k * b) / total
     second = p + n * a * a + sign * (q + k * b * b) - total * mean * mean
     return total, float(mean), float(max(second, 0))
-
-
-# ---- windows.py ------------------------------------------------------------------------------------------------------------
-
-
-def majority_stage(where, top, bottom, left, right, stages):
-    n = [int((where[top:bottom, left:right] == s).sum()) for s in range(stages)]
-    return n.index(max(n)) if max(n) else -1
-
-
-def photon_floor(v, adu_per_photon):
-    usable = v[~np.isnan(v)].astype(float)
-    mean = np.minimum(usable, 10 * adu_per_photon).mean() if len(usable) else 0.0
-    return math.sqrt(adu_per_photon * max(mean, 0.0))
-
-
-def window_background(v, dither, use_dither, dither_at, settings):
-    """(plane, sigma); sigma nan where the window cannot be fitted."""
-    structure, lambda_fit, factor, floor = settings
-    plane, sigma_raw = fit_plane(v, structure, lambda_fit)
-    if use_dither == 2 or (use_dither == 1 and sigma_raw < dither_at):
-        plane, sigma_raw = fit_plane(v + dither, structure, lambda_fit)
-    return plane, final_sigma(sigma_raw, factor, floor, 0.0 if plane is None else plane[0])
-
-
-def judge_frame(frame, where, offset, tiles, dither, settings, adu_per_photon, use_dither, of_stage, stage):
-    """(ss, fs) SNR of one frame, nan where a pixel is not judged."""
-    snr = np.full(frame.shape, np.nan)
-    for (top, bottom, left, right), of in zip(tiles, of_stage):
-        here = np.s_[top:bottom, left:right]
-        if of != stage:
-            continue
-        v = np.where(where[here] == stage, frame[here].astype(float) - offset[here], np.nan)
-        floor = settings[3]
-        if adu_per_photon > 0 and stage == 0:
-            floor = max(floor, photon_floor(v, adu_per_photon))
-        plane, sigma = window_background(v, dither[here], use_dither, 1.5, (*settings[:3], floor))
-        if not math.isnan(sigma):
-            snr[here] = residuals(v, plane).reshape(v.shape) / sigma
-    return snr
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------------

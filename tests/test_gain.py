@@ -107,6 +107,15 @@ def test_majority_counts_valid_pixels_only():
     assert gain.majority(np.full((4, 4), 255, np.uint8), 2) == -1
 
 
+def test_stages_are_present_in_invalid_pixels_too():
+    where = np.full((3, 4, 4), 255, np.uint8)
+    where[0, 0, 0], where[1, 2, 1], where[2, 3, 3] = 0, 129, 2
+    assert gain.present(where, np.array([0, 1, 2]), 3) == [0, 1, 2]
+    assert gain.present(where, np.array([1]), 3) == [1]
+    assert gain.present(where, np.array([2]), 2) == []
+    assert gain.present(where, np.array([], np.int64), 3) == []
+
+
 @pytest.mark.parametrize(
     ("levels", "cuts", "expected"),
     [

@@ -76,3 +76,10 @@ def test_route_analogue_like_its_twin(indicator, cuts, ascending):
     where = np.empty(25, np.uint8)
     routing.route_analogue(indicator, cuts, ascending, where)
     np.testing.assert_array_equal(where, naive.route_analogue(indicator, cuts, ascending))
+
+
+@few
+@given(arrays(np.uint8, 70, elements=st.sampled_from([0, 1, 2, 128, 129, 255])), st.integers(0, 2))
+def test_count_stage_like_its_twin(where, stage):
+    for care in (np.uint8(255), np.uint8(127)):
+        assert routing.count_stage(where, care, np.uint8(stage)) == naive.count_stage(where, care, stage)

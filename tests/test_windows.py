@@ -2,7 +2,7 @@
 
 import math
 
-import naive
+import naive_planes as naive
 import numpy as np
 import pytest
 from builders import TINY, TINY_CALIBRATED
@@ -42,9 +42,35 @@ def judge(frame, where, offset, of_stage, stage, sums, *, adu=0.0, use_dither=0,
 
 @few
 @given(arrays(np.uint8, (6, 8), elements=st.sampled_from([0, 1, 2, 128, 130, 255])))
-def test_majority_stage_like_its_twin(where):
-    for tile in ((0, 6, 0, 8), (1, 3, 2, 5), (0, 1, 0, 1)):
-        assert windows.majority_stage(where, *tile, 3) == naive.majority_stage(where, *tile, 3)
+def test_majority_stages_like_its_twin(where):
+    small, of_stage = np.array([[0, 6, 0, 8], [1, 3, 2, 5], [0, 1, 0, 1]]), np.empty(3, np.int64)
+    windows.majority_stages(where, small, 3, of_stage)
+    assert of_stage.tolist() == naive.majority_stages(where, small, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
+def test_load_like_its_twin(dtype, rng):
+    frame = rng.normal(500, 300, 100).clip(0, 60000).astype(dtype)
+    where = rng.choice(np.array([0, 1, 128], np.uint8), 100)
+    offset = rng.normal(100, 3, 100).astype(np.float32)
+    offset[::9] = np.nan
+    v = np.empty(100, np.float32)
+    windows.load(frame, where, offset, 1, v)
+    np.testing.assert_allclose(v, naive.load(frame, where, offset, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [np.inf, 5.0])
+def test_each_pass_over_a_row_like_its_twin(clip, rng):
+    v = rng.normal(20, 30, 77).astype(np.float32)
+    v[::10] = np.nan
+    snr = np.empty(77, np.float32)
+    windows.snr_of_row(v, np.float32(18), np.float32(0.1), np.float32(0.25), snr)
+    np.testing.assert_allclose(snr, naive.snr_of_row(v, 18, 0.1, 0.25), rtol=1e-5, atol=1e-5)
+    sums = [rng.integers(0, 50, 77).astype(t) for t in (np.float32, np.uint16, np.uint16, np.uint16, np.uint16)]
+    before = [a.copy() for a in sums]
+    windows.add(snr, np.float32(clip), np.float32(6), *sums)
+    for after, start, added in zip(sums, before, naive.add(snr, clip, 6)):
+        np.testing.assert_allclose(after, start + added, rtol=1e-6)
 
 
 @few
@@ -101,6 +127,30 @@ def test_only_tiles_of_the_stage_are_judged():
     assert judge(lit_frame(), where, np.zeros(SHAPE, np.float32), [-1, -1], 1, rows()) == 0
 
 
+def test_pixels_of_no_tile_are_not_judged():
+    sums, where, offset = rows(), np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32)
+    apart = np.array([[0, 20, 0, 20], [0, 20, 25, 48]])
+    done = windows.judge_frame(
+        lit_frame(),
+        where,
+        offset,
+        apart,
+        background.dither(SHAPE),
+        FIT,
+        0.0,
+        0,
+        np.inf,
+        5.0,
+        np.array([0, 0]),
+        0,
+        *sums,
+    )
+    assert done == 2
+    assert sums[1][:, :20].all()
+    assert sums[1][:, 25:].all()
+    assert not any(a[:, 20:25].any() for a in sums)
+
+
 def test_a_frame_of_nothing_adds_nothing():
     for frame in (np.zeros(SHAPE, np.float32), np.full(SHAPE, np.nan, np.float32)):
         sums = rows()
@@ -144,11 +194,12 @@ def test_window_background_like_its_twin(use_dither):
 def test_dither_is_reproducible_and_even():
     d = background.dither((64, 64))
     assert d.dtype == np.float32
+    assert not d.flags.writeable
     assert -0.5 <= d.min() < -0.49
     assert 0.49 < d.max() <= 0.5
     assert abs(d.mean()) < 0.02
     assert d.var() == pytest.approx(1 / 12, rel=0.05)
-    np.testing.assert_array_equal(d, background.dither((64, 64)))
+    np.testing.assert_array_equal(d, background.dither.__wrapped__((64, 64)))
     assert len(np.unique(d)) > 4090
 
 

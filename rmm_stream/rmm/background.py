@@ -1,5 +1,7 @@
 """F6, frame by frame (section 3.3.1): SNR of each pixel of a lit frame in its window, into the sums of SnrStats."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,13 +14,18 @@ from .outliers import consistency, tiles
 _NEVER, _WHEN_NEEDED, _ALWAYS = 0, 1, 2
 
 
+@lru_cache
 def dither(shape: tuple[int, int]) -> NDArray:
-    """(ss, fs) float32 in (-0.5, 0.5): reproducible, a hash of the pixel index. Breaks ties of integers in the fit only."""
+    """(ss, fs) float32 in (-0.5, 0.5): reproducible, a hash of the pixel index. Breaks ties of integers in the fit only.
+
+    Read-only; kept, since a hash of a whole module costs more than the judgement of a frame."""
     x = np.arange(shape[0] * shape[1], dtype=np.uint64) + np.uint64(1)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # SplitMix64 (Steele et al. 2014)
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     x ^= x >> np.uint64(31)
-    return ((x >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)).reshape(shape)
+    found = ((x >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24) - np.float32(0.5)).reshape(shape)
+    found.flags.writeable = False
+    return found
 
 
 def is_sampled(train_id: NDArray, every: int) -> NDArray:
@@ -46,7 +53,9 @@ class FrameJudge:
 
     def stages_of_tiles(self, where: NDArray) -> NDArray:
         """(tiles,) int64: the stage in which most valid pixels of each tile are, -1 where none is valid."""
-        return np.array([windows.majority_stage(where, *t, self.stages) for t in self.tiles])
+        of_stage = np.empty(len(self.tiles), np.int64)
+        windows.majority_stages(where, self.tiles, self.stages, of_stage)
+        return of_stage
 
     def __call__(self, frame, where, offset, of_stage, stage: int, rows) -> int:
         """Add the SNR of one frame to rows, the arrays of SnrStats.open(), in the tiles of one stage. Returns how many."""

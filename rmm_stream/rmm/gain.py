@@ -11,9 +11,9 @@ from ..detectors import DetectorSpec
 from ..detectors.spec import DIGITISER_FLOOR
 from .kernels import routing
 from .kernels.routing import INVALID, NOWHERE
-from .stats import Moments
+from .stats import INDICATOR, VALUE, Moments
 
-__all__ = ["INVALID", "NOWHERE", "majority", "rises", "route", "thresholds"]
+__all__ = ["INVALID", "NOWHERE", "majority", "present", "rises", "route", "thresholds"]
 
 
 def route(
@@ -71,5 +71,12 @@ def rises(spec: DetectorSpec, dark: list[Moments | None]) -> bool:
 
 def majority(where: NDArray, stages: int) -> int:
     """The stage in which most valid pixels of one frame are; -1 where no pixel is valid. where: (ss, fs) uint8."""
-    n = np.bincount(where.reshape(-1), minlength=256)[:stages]
-    return int(n.argmax()) if n.any() else -1
+    flat = where.reshape(-1)
+    n = [routing.count_stage(flat, VALUE, np.uint8(stage)) for stage in range(stages)]
+    return n.index(max(n)) if max(n) else -1
+
+
+def present(where: NDArray, frames: NDArray, stages: int) -> list[int]:
+    """The stages in which any pixel of some frames is, valid or not. where: (n, ss, fs) uint8. frames: indices into it."""
+    flat = where.reshape(len(where), -1)
+    return [s for s in range(stages) if any(routing.count_stage(flat[t], INDICATOR, np.uint8(s)) for t in frames)]

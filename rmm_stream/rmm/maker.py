@@ -133,10 +133,8 @@ class MaskMaker:
                     rejected["gated"] += len(accepted.pop(stage))
         folded = np.sort(np.array([t for frames in accepted.values() for t in frames], np.int64))
         frames, at = batch.pixels[take] if len(take) != len(batch) else batch.pixels, cell - self.cells.start
-        for stage in np.unique(where[folded] & INDICATOR) if len(folded) else ():
-            if stage >= len(self.spec.stages):
-                continue
-            n = len(accepted.get(int(stage), ()))
+        for stage in gain.present(where, folded, len(self.spec.stages)):
+            n = len(accepted.get(stage, ()))
             for quantity, block, care in ((VALUES, frames, VALUE), (INDICATORS, batch.gain, INDICATOR)):
                 if block is None or (quantity == INDICATORS and self.spec.gain == "none"):
                     continue

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..config import Fit
 from ..detectors import DetectorSpec
-from .kernels import robust
+from .kernels import planes, robust
 
 
 class Judgement(NamedTuple):
@@ -76,8 +76,8 @@ def judge(values: NDArray, where: NDArray, fit: Fit = Fit(), floor: float = 0.0)
     values: (ss, fs) float64, nan where a pixel takes no part. where: tiles, (n, 4) int64. floor: least sigma believed.
     """
     values = np.ascontiguousarray(values, np.float64)
-    model, scale = np.empty(values.shape), np.empty(values.shape)
-    robust.fit_tiles(
+    model, scale = np.full((2, *values.shape), np.nan)  # what lies between the tiles stays so
+    planes.fit_tiles(
         values, where, fit.structure, fit.lambda_fit, consistency(fit.lambda_fit), float(floor), model, scale
     )
     return Judgement(values, model, scale, (values - model) / scale)

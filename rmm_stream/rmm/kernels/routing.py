@@ -6,10 +6,11 @@ indicator fits no stage. So `byte == stage` picks values, and `byte & 127 == sta
 
 import numpy as np
 
-from .compiled import exact
+from .compiled import exact, fast
 
 INVALID = np.uint8(128)
 NOWHERE = np.uint8(255)
+EVERY_BIT = np.uint8(255)
 
 
 @exact
@@ -53,3 +54,12 @@ def route_analogue(gain, thresholds, ascending, where):
             known = known and not np.isnan(limit)
             stage += (gain[i] > limit) == ascending
         where[i] = np.uint8(stage) if known else NOWHERE
+
+
+@fast
+def count_stage(where, care, stage):
+    """How many pixels are in a stage: `byte & care == stage`. where: (px,) uint8. care, stage: uint8."""
+    n = np.int32(0)
+    for i in range(where.size):
+        n = np.int32(n + (np.int32(1) if np.uint8(where[i] & care) == stage else np.int32(0)))  # stays in 32-bit lanes
+    return n

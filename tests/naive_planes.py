@@ -1,0 +1,215 @@
+"""The oracle of planes.py and windows.py, as naive.py is of the other kernels: slow and obvious, numpy in float64."""
+
+import math
+
+import numpy as np
+from naive import final_sigma, msse_sorted
+
+# ---- planes.py --------------------------------------------------------------------------------------------------------------
+
+
+def centred(length):
+    return np.arange(length) - (length - 1) / 2
+
+
+def within(r, limit):
+    with np.errstate(invalid="ignore"):
+        return np.abs(r) <= limit
+
+
+def count_within(r, limit):
+    return int(within(r, limit).sum())
+
+
+def squares_within(r, limit):
+    kept = np.asarray(r, float)[within(r, limit)]
+    return len(kept), float((kept**2).sum())
+
+
+def kth_smallest(r, k):
+    return float(np.sort(np.abs(r[~np.isnan(r)]).astype(float))[k - 1])
+
+
+def residuals(z, plane):
+    y, x = np.meshgrid(centred(z.shape[0]), centred(z.shape[1]), indexing="ij")
+    return (np.asarray(z, float) - (plane[0] + plane[1] * y + plane[2] * x)).ravel()
+
+
+def moments_within(r, y, x, limit):
+    """n, sums of y, x, y^2, yx, x^2, and of r, ry, rx."""
+    g = within(r, limit)
+    r, y, x = (np.asarray(a, float)[g] for a in (r, y, x))
+    return len(r), y.sum(), x.sum(), (y * y).sum(), (y * x).sum(), (x * x).sum(), r.sum(), (r * y).sum(), (r * x).sum()
+
+
+def least_squares(y, x, r):
+    """(c0, cy, cx) of the plane through points; only c0 where they do not span a plane."""
+    columns = np.stack([np.ones(len(r)), y, x], axis=1)
+    if np.linalg.matrix_rank(columns) < 3:
+        return np.array([np.mean(r), 0, 0])
+    return np.linalg.lstsq(columns, r, rcond=None)[0]
+
+
+def refit(r, shape, limit, plane):
+    """(new plane, how many took part)."""
+    y, x = (a.ravel() for a in np.meshgrid(centred(shape[0]), centred(shape[1]), indexing="ij"))
+    g = within(r, limit)
+    if g.sum() < 3:
+        return np.array(plane, float), 0
+    return plane + least_squares(y[g], x[g], np.asarray(r, float)[g]), int(g.sum())
+
+
+def median_of(values, n):
+    return float(np.median(np.asarray(values[:n], float)))
+
+
+def medians_of_nine(v):
+    return np.median(v, axis=0)
+
+
+def column_medians(z):
+    """[(median, y, x)] of all 9 x 1 blocks; the median is nan where fewer than half of the nine are usable."""
+    found = []
+    for p in range(len(z) // 9):
+        for j, x in enumerate(centred(z.shape[1])):
+            nine = z[9 * p : 9 * p + 9, j].tolist()
+            usable = sum(v == v for v in nine)
+            ranked = sorted(v if v == v else math.inf if (i + j) % 2 else -math.inf for i, v in enumerate(nine))
+            found.append((ranked[4] if usable >= 4.5 else math.nan, centred(len(z))[9 * p + 4], x))
+    return found
+
+
+def block_medians(z):
+    """[(median, y, x)] of 4 x 4 blocks; the median is nan where fewer than half of a block is usable."""
+    tall, wide = (-(-side // 4) for side in z.shape)
+    found = []
+    for p, q in np.ndindex(4, 4):
+        top, left = round(p * (z.shape[0] - tall) / 3), round(q * (z.shape[1] - wide) / 3)
+        block = z[top : top + tall, left : left + wide]
+        usable = block[~np.isnan(block)]
+        median = float(np.median(usable)) if len(usable) >= block.size / 2 else math.nan
+        y, x = centred(z.shape[0])[top : top + tall], centred(z.shape[1])[left : left + wide]
+        found.append((median, y.mean(), x.mean()))
+    return found
+
+
+def level(medians, m):
+    """(median, half of the interquartile range) of at most 49 of the m usable medians, evenly taken."""
+    usable = [float(v) for v in medians if v == v]
+    sample = sorted(usable[:: m // 49 + 1])
+    n = len(sample)
+    return float(np.median(sample)), (sample[3 * n // 4] - sample[n // 4]) / 2
+
+
+def start_plane(z):
+    """The first plane; level, at the median, where there are too few blocks."""
+    blocks = np.array(column_medians(z) if len(z) >= 36 else block_medians(z))
+    m, y, x = blocks[~np.isnan(blocks[:, 0])].T
+    if len(m) < 8:
+        return np.array([np.nanmedian(z), 0.0, 0.0])
+    plane = np.array([np.median(m), 0.0, 0.0])
+    for _ in range(8):
+        r = m - (plane[0] + plane[1] * y + plane[2] * x)
+        g = np.abs(r) <= kth_smallest(r, int(0.6 * len(m)))
+        plane = plane + least_squares(y[g], x[g], r[g])
+    return plane
+
+
+def fit_plane(z, structure, lambda_fit):
+    """Algorithm 3, `fit_plane`: (plane, sigma_raw); (None, nan) where the tile cannot be fitted."""
+    z = np.asarray(z, float)
+    usable = int((~np.isnan(z)).sum())
+    if usable < max(100, z.size / 2):
+        return None, math.nan
+    plane = start_plane(z)
+    k = int(structure * usable)
+    for _ in range(12):
+        r = residuals(z, plane)
+        plane, _ = refit(r, z.shape, kth_smallest(r, k), plane)
+    r = residuals(z, plane)
+    sigma = msse_sorted(r[~np.isnan(r)], 0.0, k, lambda_fit, 3)
+    if sigma == 0:
+        return plane, 0.0
+    inliers = within(r, lambda_fit * sigma)
+    plane, n = refit(r, z.shape, lambda_fit * sigma, plane)
+    return plane, math.sqrt((residuals(z, plane)[inliers] ** 2).sum() / (n - 3))
+
+
+def load_row(values, base):
+    return values - base
+
+
+def write_row(first, slope, length):
+    return [first + slope * j for j in range(length)]
+
+
+def fit_tiles(values, tiles, structure, lambda_fit, consistency, floor):
+    """(model, scale), (ss, fs)."""
+    model, scale = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
+    for top, bottom, left, right in tiles:
+        z = values[top:bottom, left:right]
+        plane, sigma_raw = fit_plane(z, structure, lambda_fit)
+        sigma = final_sigma(sigma_raw, consistency, floor, 0.0 if plane is None else plane[0])
+        if not math.isnan(sigma):
+            model[top:bottom, left:right] = z - residuals(z, plane).reshape(z.shape)
+            y, x = np.meshgrid(centred(z.shape[0]), centred(z.shape[1]), indexing="ij")
+            model[top:bottom, left:right] = plane[0] + plane[1] * y + plane[2] * x
+            scale[top:bottom, left:right] = sigma
+    return model, scale
+
+
+# ---- windows.py ------------------------------------------------------------------------------------------------------------
+
+
+def majority_stages(where, tiles, stages):
+    of_stage = []
+    for top, bottom, left, right in tiles:
+        n = [int((where[top:bottom, left:right] == s).sum()) for s in range(stages)]
+        of_stage.append(n.index(max(n)) if max(n) else -1)
+    return of_stage
+
+
+def photon_floor(v, adu_per_photon):
+    usable = v[~np.isnan(v)].astype(float)
+    mean = np.minimum(usable, 10 * adu_per_photon).mean() if len(usable) else 0.0
+    return math.sqrt(adu_per_photon * max(mean, 0.0))
+
+
+def window_background(v, dither, use_dither, dither_at, settings):
+    """(plane, sigma); sigma nan where the window cannot be fitted."""
+    structure, lambda_fit, factor, floor = settings
+    plane, sigma_raw = fit_plane(v, structure, lambda_fit)
+    if use_dither == 2 or (use_dither == 1 and sigma_raw < dither_at):
+        plane, sigma_raw = fit_plane(v + dither, structure, lambda_fit)
+    return plane, final_sigma(sigma_raw, factor, floor, 0.0 if plane is None else plane[0])
+
+
+def load(frame, where, offset, stage):
+    return np.where(where == stage, frame.astype(float) - offset, np.nan)
+
+
+def snr_of_row(v, base, slope, inverse):
+    return (np.asarray(v, float) - (base + slope * np.arange(len(v)))) * inverse
+
+
+def add(snr, clip, snr_cut):
+    """What one frame adds to total, count, judged, above and below."""
+    there = ~np.isnan(snr)
+    return np.where(there, np.clip(snr, -clip, clip), 0), there, there, snr > snr_cut, snr < -snr_cut
+
+
+def judge_frame(frame, where, offset, tiles, dither, settings, adu_per_photon, use_dither, of_stage, stage):
+    """(ss, fs) SNR of one frame, nan where a pixel is not judged."""
+    snr = np.full(frame.shape, np.nan)
+    for (top, bottom, left, right), of in zip(tiles, of_stage):
+        here = np.s_[top:bottom, left:right]
+        if of != stage:
+            continue
+        v = load(frame[here], where[here], offset[here], stage)
+        floor = settings[3]
+        if adu_per_photon > 0 and stage == 0:
+            floor = max(floor, photon_floor(v, adu_per_photon))
+        plane, sigma = window_background(v, dither[here], use_dither, 1.5, (*settings[:3], floor))
+        if not math.isnan(sigma):
+            snr[here] = residuals(v, plane).reshape(v.shape) / sigma
+    return snr

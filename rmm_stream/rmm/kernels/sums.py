@@ -47,4 +47,7 @@ def moments(reference, n, s1, s2, mean, m2):
             rest = s1[i] - n[i] * q
             squares = np.int64(s2[i]) - 2 * q * s1[i] + n[i] * q * q
             mean[i] = np.float64(np.int64(reference[i]) + q) + np.float64(rest) / np.float64(n[i])
-            m2[i] = np.float64(squares) - np.float64(rest * rest) / np.float64(n[i])
+            if n[i] < FOLD_AT:  # then n * squares is exact, and M2 is rounded once
+                m2[i] = np.float64(n[i] * squares - rest * rest) / np.float64(n[i])
+            else:
+                m2[i] = np.float64(squares) - np.float64(rest * rest) / np.float64(n[i])

@@ -29,8 +29,18 @@ REFUSALS = [
     ("source", 'hwm = "4"', "source.hwm = '4'", "`int`"),
     ("source", 'protocol = "http"', "source.protocol = 'http'", "'karabo', 'native'"),
     ("source", 'socket = "pub"', "source.socket = 'pub'", "'sub', 'pull', 'req'"),
-    ("source", 'endpoint = "localhost:5"', "source.endpoint = 'localhost:5'", "tcp|ipc|inproc"),
-    ("source", 'endpoint = ["tcp://a:1", "b"]', "source.endpoint[1] = 'b'", "tcp|ipc|inproc"),
+    (
+        "source",
+        'endpoint = "localhost:5"',
+        "source.endpoint = 'localhost:5'",
+        "an endpoint is tcp://HOST:PORT or ipc://PATH",
+    ),
+    (
+        "source",
+        'endpoint = ["tcp://a:1", "b"]',
+        "source.endpoint[1] = 'b'",
+        "an endpoint is tcp://HOST:PORT or ipc://PATH",
+    ),
     ("source", 'axes = "ss"', "source.axes = 'ss'", "with ss and fs"),
     ("source", 'axes = "ss fs ss"', "source.axes = 'ss fs ss'", "at most once"),
     ("source", 'axes = "ss fs x"', "source.axes = 'ss fs x'", "words from cell"),
@@ -196,3 +206,60 @@ def test_a_detector_section_knows_every_field_of_a_spec():
     from rmm_stream.detectors import DetectorSpec
 
     assert set(Detector.__struct_fields__) == {f.name for f in fields(DetectorSpec)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "refusal"),
+    [
+        (
+            '[source]\nendpoint = "tcp://127.0.0.1:notaport"',
+            "source.endpoint = 'tcp://127.0.0.1:notaport': an endpoint is",
+        ),
+        ('[source]\nendpoint = "tcp://127.0.0.1"', "source.endpoint = 'tcp://127.0.0.1': an endpoint is"),
+        ('[source]\nendpoint = "tcp://*:4545"', "source.endpoint = 'tcp://*:4545': an endpoint is"),
+        ('[source]\nendpoint = "tcp://127.0.0.1:65536"', "source.endpoint = 'tcp://127.0.0.1:65536': an endpoint is"),
+        ("[source]\nendpoint = []", "source.endpoint = []: expected `array` of length >= 1"),
+        ('[source]\nendpoint = ["tcp://a:1", "tcp://a:1"]', "source.endpoint = ['tcp://a:1', 'tcp://a:1']: each once"),
+        ('[source]\nimage_key = ""', "source.image_key = '': names the array"),
+        ("[shards]\nmodules = []", "shards.modules = []: expected `array` of length >= 1"),
+        ("[shards]\nmodules = [0, 0]", "shards.modules = [0, 0]: each module once"),
+        ('[publish]\nupdates = "tcp://127.0.0.1:abc"', "publish.updates = 'tcp://127.0.0.1:abc': an endpoint is"),
+        (
+            '[publish]\nupdates = "tcp://127.0.0.1:5611"',
+            "publish.requests = 'tcp://127.0.0.1:5611': the port is that of",
+        ),
+        ("[http]\nport = 5610", "http.port = 5610: the port is that of publish.updates"),
+        ('[store]\nmask_file = "a"\nlive_file = "a"', "store.live_file = 'a': must not be store.mask_file"),
+        (
+            '[policy]\nstatic_mask = "a"\n[store]\nlive_file = "a"',
+            "store.live_file = 'a': must not be policy.static_mask",
+        ),
+        ("[gate]\nlearn = 600", "gate.learn = 600: must not exceed gate.history = 512"),
+    ],
+)
+def test_what_only_running_would_show_is_refused_beforehand(lines, refusal):
+    with pytest.raises(ConfigError) as refused:
+        parse(f'[detector]\nname = "agipd1m"\n{lines}\n', "a.toml")
+    assert str(refused.value).startswith(f"a.toml: {refusal}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        (
+            'name = "x"\nmodules = 1\nmodule_shape = [100000, 100000]\nasic_shape = [100, 100]',
+            "detector.module_shape = ",
+        ),
+        ('name = "agipd1m"\nsaturation = 70000', "detector 'agipd1m': saturation 70000 lies beyond 14 bits"),
+        (
+            'name = "agipd1m"\nstages = ["a", "a", "b"]',
+            "detector 'agipd1m': stages ['a', 'a', 'b'] must have different names",
+        ),
+        ('name = "jungfrau4m"\ngain_thresholds = [1.0, 2.0]', "detector 'jungfrau4m': gain_thresholds need gain"),
+        ('name = "jungfrau4m"\nbits = 16', "detector 'jungfrau4m': 16 bits and 2 packed ones do not fit in uint16"),
+    ],
+)
+def test_a_detector_that_contradicts_itself_is_refused(fields, refusal):
+    with pytest.raises(ConfigError) as refused:
+        parse(f"[detector]\n{fields}\n", "a.toml")
+    assert str(refused.value).startswith(f"a.toml: {refusal}")

@@ -9,7 +9,7 @@ from makers import DARK0, DARK1, FLAT, SAMPLE0, SETTINGS, assert_same_windows, b
 from msgspec import structs
 
 from rmm_stream.config import Gate
-from rmm_stream.errors import ConfigError
+from rmm_stream.errors import ConfigError, DataError
 from rmm_stream.frames import Exposure, Illumination
 from rmm_stream.mask import BadPixel, MapKey
 from rmm_stream.policy import MaskPolicy
@@ -215,3 +215,20 @@ def test_a_state_does_not_change_while_its_maker_goes_on():
 def test_cells_that_are_no_part_of_the_detector_are_refused(cells):
     with pytest.raises(ConfigError, match="cells"):
         MaskMaker(TINY, [0], cells)
+
+
+@pytest.mark.parametrize("modules", [[], [2], [0, 0]])
+def test_modules_that_are_no_part_of_the_detector_are_refused(modules):
+    with pytest.raises(ConfigError, match="modules"):
+        MaskMaker(TINY, modules)
+
+
+def test_a_maker_is_not_merged_with_itself():
+    m = maker(ONE_CELL)
+    with pytest.raises(ConfigError, match="with itself"):
+        m.merge(m)
+
+
+def test_what_is_no_state_is_refused():
+    with pytest.raises(DataError, match="lacks cells, gated"):
+        MaskMaker.restore({"spec": np.zeros(1)})

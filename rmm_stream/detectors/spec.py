@@ -66,6 +66,16 @@ class DetectorSpec:
                     f"detector {self.name!r}: along {'ss' if side == 0 else 'fs'}, {whole} pixels are not ASICs of {part} "
                     f"with equal gaps between them ({rest} pixels would be left over)"
                 )
+        if len(set(self.stages)) < len(self.stages):
+            raise ConfigError(f"detector {self.name!r}: stages {list(self.stages)} must have different names")
+        if self.saturation is not None and self.bits and self.saturation >= 1 << self.bits:
+            raise ConfigError(f"detector {self.name!r}: saturation {self.saturation} lies beyond {self.bits} bits")
+        if self.packed and self.bits + self.packed > 8 * self.dtype.itemsize:
+            raise ConfigError(
+                f"detector {self.name!r}: {self.bits} bits and {self.packed} packed ones do not fit in {self.dtype}"
+            )
+        if self.gain_thresholds and self.gain != "analogue":
+            raise ConfigError(f'detector {self.name!r}: gain_thresholds need gain = "analogue"')
         if self.gain == "code" and len(self.gain_codes) != len(self.stages):
             raise ConfigError(f"detector {self.name!r}: gain_codes needs one code per stage, {len(self.stages)}")
         if self.gain_thresholds and len(self.gain_thresholds) != len(self.stages) - 1:

@@ -83,6 +83,11 @@ def check_places(config: Config) -> None:
             where = Path(path).absolute().parent
             problem = "may not be written to" if where.is_dir() else "does not exist"
             raise ConfigError(f"store.{key} = {path!r}: the directory {where} {problem}")
+        if path and Path(path).is_dir():
+            raise ConfigError(f"store.{key} = {path!r}: is a directory; name a file in it")
+    state = state_directory(config)
+    if state.exists() and not state.is_dir():
+        raise ConfigError(f"store.directory = {str(state)!r}: is not a directory")
 
 
 def state_directory(config: Config) -> Path:

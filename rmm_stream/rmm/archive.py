@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..config import Settings
 from ..detectors import DetectorSpec
+from ..errors import DataError
 from ..frames import Illumination
 from ..mask import BadPixel, MapFit, MapKey
 from .gate import FrameGate
@@ -59,7 +60,9 @@ def _fit(key: MapKey, arrays: dict[str, NDArray]) -> MapFit:
 
 
 def unpack(state: dict[str, NDArray], kind):
-    """The maker, of class `kind`, of a state. Raises KeyError or msgspec errors for a state that is not one."""
+    """The maker, of class `kind`, of a state. Raises DataError for what is not the state of a maker."""
+    if lacking := {"spec", "settings", "modules", "cells", "gated", "news", "news_time"} - set(state):
+        raise DataError(f"not the state of a MaskMaker: it lacks {', '.join(sorted(lacking))}")
     spec = msgspec.json.decode(state["spec"].tobytes(), type=DetectorSpec)
     settings = msgspec.json.decode(state["settings"].tobytes(), type=Settings)
     spec = replace(spec)  # runs its checks

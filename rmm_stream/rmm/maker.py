@@ -61,6 +61,12 @@ class MaskMaker:
         self.cells = range(self.spec.cells) if cells is None else cells
         if self.cells.step != 1 or not self.cells or self.cells.stop > self.spec.cells:
             raise ConfigError(f"cells {self.cells}: expected a range of step 1 within 0 to {self.spec.cells - 1}")
+        if (
+            not self.modules
+            or len(set(self.modules)) < len(self.modules)
+            or not set(self.modules) <= set(range(self.spec.modules))
+        ):
+            raise ConfigError(f"modules {list(self.modules)}: expected some of 0 to {self.spec.modules - 1}, each once")
         self.settings = settings
         self.gated = gate
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
@@ -315,6 +321,8 @@ class MaskMaker:
 
     def merge(self, other: "MaskMaker") -> None:
         """Add what another maker has seen. Raises ConfigError, and changes nothing, where that would not be the whole."""
+        if other is self:
+            raise ConfigError("a maker cannot be merged with itself: every frame would count twice")
         for what in ("spec", "modules", "cells", "settings", "gated"):
             if getattr(self, what) != getattr(other, what):
                 raise ConfigError(f"only makers of the same {what} can be merged")

@@ -1,0 +1,47 @@
+"""The configuration: its sections, and how a file becomes one."""
+
+from .parsing import build, is_loopback, parse
+from .sections import (
+    AXES,
+    Config,
+    Detector,
+    ExposureSettings,
+    Features,
+    Fit,
+    Gate,
+    Http,
+    Lit,
+    LitRate,
+    Policy,
+    Publish,
+    Section,
+    Settings,
+    Shards,
+    Simulate,
+    Source,
+    Store,
+)
+
+__all__ = [
+    "AXES",
+    "Config",
+    "Detector",
+    "ExposureSettings",
+    "Features",
+    "Fit",
+    "Gate",
+    "Http",
+    "Lit",
+    "LitRate",
+    "Policy",
+    "Publish",
+    "Section",
+    "Settings",
+    "Shards",
+    "Simulate",
+    "Source",
+    "Store",
+    "build",
+    "is_loopback",
+    "parse",
+]

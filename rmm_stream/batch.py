@@ -23,7 +23,9 @@ from .mask import Mask
 from .policy import MaskPolicy
 from .policy.overlay import overlay
 from .rmm import MaskMaker, gain
+from .rmm.background import is_sampled
 from .rmm.gate import frame_mean, outlying, serves_as_base, subset
+from .rmm.keys import VALUES, DarkKey, LitKey
 from .shard import Shard
 from .sources.frame_stack import FrameStack
 from .sources.hdf5 import frames
@@ -65,24 +67,34 @@ class Accumulated(NamedTuple):
     maker: MaskMaker
     read: int
     accepted: int
+    not_sampled: int
     rejected: Counter
+    exposures: dict[Exposure, NDArray]
 
 
 class Done(NamedTuple):
-    """What came of a job. read: frames read, those of both passes; accepted, rejected: frames, by reason."""
+    """What came of a job. read: frames read, those of both passes; accepted, rejected: frames, by reason.
+
+    not_sampled: lit frames passed over, since F6 runs on one train in features.lit.every_train.
+    exposures: (2, cells) int64 each, frames given and frames that count towards fit.min_frames.
+    """
 
     mask: Mask
     read: int
     accepted: int
+    not_sampled: int
     rejected: Counter
+    exposures: dict[Exposure, NDArray]
 
 
 class Made(NamedTuple):
-    """Masks in the order of the modules; accepted, rejected: frames of all modules, by reason."""
+    """Masks in the order of the modules; the others as in Done, of all modules and cells."""
 
     masks: list[Mask]
     accepted: int
+    not_sampled: int
     rejected: Counter
+    exposures: dict[Exposure, NDArray]
 
 
 def make_masks(
@@ -115,7 +127,14 @@ def make_masks(
 
     done = _run_here(jobs, tick) if executor is None else _run_on(executor, jobs, tick)
     masks = [_join([d.mask for job, d in zip(jobs, done) if job.shard.module == module]) for module in modules]
-    return Made(masks, sum(d.accepted for d in done), sum((d.rejected for d in done), Counter()))
+    every = dict.fromkeys(exposure for d in done for exposure in d.exposures)
+    return Made(
+        masks,
+        sum(d.accepted for d in done),
+        sum(d.not_sampled for d in done),
+        sum((d.rejected for d in done), Counter()),
+        {e: np.concatenate([d.exposures[e] for d in done if e in d.exposures], axis=1) for e in every},
+    )
 
 
 def frames_to_read(spec: DetectorSpec, inputs: Sequence[Input], modules: Sequence[int], cells: range) -> int:
@@ -126,12 +145,12 @@ def frames_to_read(spec: DetectorSpec, inputs: Sequence[Input], modules: Sequenc
 
 def run_job(job: Job, tick: Tick | None = None) -> Done:
     """The mask of one shard. tick: called with the number of frames just read."""
-    maker, read, accepted, rejected = accumulate(job, tick)
+    maker, *counts = accumulate(job, tick)
     module = job.shard.module
     policy = MaskPolicy(job.spec, {module: overlay(job.spec, job.static)}, job.shard.cells)
     for fit in maker.fit_all():
         policy.judge(fit)
-    return Done(policy.mask(module), read, accepted, rejected)
+    return Done(policy.mask(module), *counts)
 
 
 def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
@@ -139,7 +158,8 @@ def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
     shard = job.shard
     exclude = None if job.static is None else {shard.module: job.static}
     maker = MaskMaker(job.spec, [shard.module], shard.cells, job.settings, exclude=exclude, gate=False)
-    read, accepted, rejected = 0, 0, Counter()
+    read, accepted, not_sampled, rejected, exposures = 0, 0, 0, Counter(), {}
+    every = job.settings.features.lit.every_train
 
     def count(batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         nonlocal read
@@ -154,12 +174,27 @@ def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
             inputs = [given for given in job.inputs if given.exposure == exposure]
             gated = _gated(job, inputs, count) if illumination is Illumination.DARK else {}
             rejected["gated"] += sum(int(out.sum()) for out in gated.values())
-            seen = Counter()
+            seen, given = Counter(), Counter()
             for batch in count(_read(job, inputs)):
                 fed = maker.feed(_without(batch, gated, seen))
                 accepted += fed.accepted
                 rejected += fed.rejected
-    return Accumulated(maker, read, accepted, +rejected)
+                given.update(batch.cell.tolist())
+                if illumination.lit:
+                    not_sampled += int(np.count_nonzero(~is_sampled(batch.train_id, every)))
+            exposures[exposure] = np.array(
+                [(given[c], _counting(maker, exposure, shard.module, c)) for c in shard.cells]
+            ).T
+    return Accumulated(maker, read, accepted, not_sampled, +rejected, exposures)
+
+
+def _counting(maker: MaskMaker, exposure: Exposure, module: int, cell: int) -> int:
+    """Frames of a cell that count towards fit.min_frames; where pixels switch, in the stage that most frames are in."""
+    stages = range(len(maker.spec.stages)) if exposure.gain_stage is None else (exposure.gain_stage,)
+    if exposure.illumination is Illumination.DARK:
+        return max(maker.segments.frames(DarkKey(module, VALUES, stage), cell) for stage in stages)
+    at, found = cell - maker.cells.start, [maker.lit.get(LitKey(module, exposure.illumination, s)) for s in stages]
+    return max((stats.frames_in_halves(at, float(stats.latest[at])) for stats in found if stats is not None), default=0)
 
 
 def _jobs(spec, settings, inputs, modules, cells, static, cells_per_job) -> Iterator[Job]:

@@ -45,6 +45,11 @@ def bomb() -> bytes:
     return b"cos\n_exit\n(I66\ntR."
 
 
+def many_empty(container: bytes, lists: int = 100) -> bytes:
+    """msgpack: lists of 4096 empty containers each, a byte that becomes an object of half a hundred."""
+    return b"\xdd" + lists.to_bytes(4) + (b"\xdc\x10\0" + container * 4096) * lists
+
+
 def anything() -> list[Hostile]:
     """Bytes that no protocol knows."""
     noise = np.random.default_rng(7).bytes(4096)
@@ -220,7 +225,10 @@ def karabo_1_0() -> list[Hostile]:
         Hostile("cut", "truncated", [good[:-100]]),
         Hostile("trailing bytes", "mistyped", [good + b"\0"]),
         Hostile("deep", "mistyped", [DEEP]),
-        Hostile("huge", "mistyped", [HUGE]),
+        Hostile("huge", "oversized", [HUGE]),
+        Hostile("many empty lists", "oversized", [many_empty(b"\x90")]),
+        Hostile("many empty maps", "oversized", [many_empty(b"\x80")]),
+        Hostile("a long string", "oversized", with_image("x" * (1 << 17))),
         Hostile("pickle", "mistyped", [bomb()]),
         Hostile("a list", "mistyped", [b"\x93\1\2\3"]),
         Hostile("sources are numbers", "mistyped", [msgpack.packb({NAME: 1})]),

@@ -122,6 +122,19 @@ def test_nothing_changes_by_http():
             assert ask(path, "POST").code == 405
 
 
+def test_what_is_no_http_costs_no_line_in_the_log(caplog):
+    server = HttpServer(Http(port=0), running)
+    server.start()
+    try:
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=10) as stranger:
+                stranger.sendall(b"\x16\x03\x01 not http\r\n\r\n")
+                assert b" 400 " in stranger.recv(1000)
+    finally:
+        server.stop()
+    assert caplog.records == []
+
+
 def test_stopping_leaves_no_thread_behind():
     server = HttpServer(Http(port=0), running)
     server.start()

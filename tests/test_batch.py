@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -223,7 +224,9 @@ def command(run, *more):
 def test_the_command_writes_what_the_function_makes(run, tiny, inputs, capsys):
     assert command(run, "--json", "--jobs", "1", "--plot", f"{run}/mask.png") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["frames"] == {"accepted": 3 * 2 * 3 * FRAMES, "rejected": {}}
+    assert found["frames"] == {"accepted": 3 * 2 * 3 * FRAMES, "not_sampled": 0, "rejected": {}}
+    assert found["features"]["offset"] == 12
+    assert found["features"]["lit_snr"] == 6
     assert found["maps"] == {"judged": 12, "all": 12}
     assert found["reasons"]["gain_level"] == 1
     assert found["reasons"]["edge"] == 2 * int(tiny.edge().sum())
@@ -261,7 +264,13 @@ def test_one_module_of_a_file_pattern(run, capsys):
         (["{run}/tiny.toml", "--dark", "absent.h5"], 2, "absent.h5: no such file"),
         (["{run}/tiny.toml", "--dark", "absent*.h5"], 2, "absent*.h5: no file matches"),
         (["{run}/tiny.toml", "--dark", "mid={run}/high.h5"], 2, "gain stage 'mid': tiny has high or 0, low or 1"),
-        (["{run}/tiny.toml", "--dark", "high={run}/tiny.toml"], 1, "not a readable HDF5 file"),
+        (["{run}/tiny.toml", "--dark", "high={run}/tiny.toml"], 2, "tiny.toml: not an HDF5 file"),
+        (
+            ["{run}/tiny.toml", "--dark", "high={run}/high.h5[a:b]"],
+            2,
+            "the range [a:b] is not of the form [first:last]",
+        ),
+        (["{run}/tiny.toml", "--dark", "high={run}/high.h5:image/cellId"], 2, "tiny needs (frames, 64, 32)"),
         (["{run}/tiny.toml", "--dark", "high={run}/high.h5[0:30]"], 1, "no map has the 24 frames that it needs"),
         (["{run}/tiny.toml", "--dark", "high={run}/high.h5", "--module", "2"], 2, "tiny has modules 0 to 1"),
         (["{run}/tiny.toml", "--dark", "high={run}/high.h5", "--jobs", "0"], 2, "--jobs 0: 1 or more"),
@@ -278,7 +287,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(run, capsys, words, code, li
 
 
 def test_without_a_configuration_every_flat_frame_is_judged(tmp_path, rng):
-    """205 flats reach min_frames = 200 only if F6 passes over none. --detector takes a description, too."""
+    """205 flats reach min_frames = 200 only if F6 passes over none."""
     (tmp_path / "cam.toml").write_text(
         '[detector]\nname = "cam"\nmodules = 1\nmodule_shape = [32, 32]\nasic_shape = [32, 32]\nbits = 12\n'
     )
@@ -289,6 +298,118 @@ def test_without_a_configuration_every_flat_frame_is_judged(tmp_path, rng):
     mask = read_mask(tmp_path / "mask.h5").masks[0]
     assert mask.judged[0, 0] & BadPixel.LIT_SNR
     assert mask.frames[0, 0] == 250 + 205
+
+
+CAM_TOML = """
+[detector]
+name = "cam"
+modules = 1
+module_shape = [32, 32]
+asic_shape = [32, 32]
+bits = 12
+[fit]
+min_frames = 40
+"""
+
+
+@pytest.fixture
+def cam(tmp_path, rng):
+    """A function: `rmm-stream batch ARGUMENTS -o mask.h5` with cam.toml, to which it adds `more`, and 60 frames."""
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file["data"] = rng.normal(3000, 8, (60, 32, 32)).astype(np.uint16)
+
+    def batch(*arguments, more="", output="mask.h5"):
+        (tmp_path / "cam.toml").write_text(CAM_TOML + more)
+        words = (str(word).format(dir=tmp_path) for word in arguments)
+        return main(["batch", *words, "-o", f"{tmp_path}/{output}", "--jobs", "1"])
+
+    return batch
+
+
+BOTH = ("--dark", "{dir}/run.h5", "--flat", "{dir}/run.h5[:50]")
+
+
+def warnings(text):
+    return [line for line in text.splitlines() if " WARNING " in line]
+
+
+@pytest.mark.parametrize("given", [("{dir}/cam.toml",), ("--detector", "{dir}/cam.toml")])
+def test_a_configuration_that_does_not_say_how_many_trains_has_all_of_them_judged(cam, tmp_path, capsys, given):
+    """As does one given as --detector, which is obeyed as a whole: 60 frames do not reach the usual min_frames."""
+    assert cam(*given, *BOTH, "--json") == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["frames"] == {"accepted": 110, "not_sampled": 0, "rejected": {}}
+    assert found["features"]["lit_snr"] == 1
+    assert not warnings(printed.err)
+
+
+def test_a_configuration_that_says_how_many_trains_is_obeyed_and_the_rest_is_counted(cam, capsys):
+    assert cam("{dir}/cam.toml", *BOTH, more="[features.lit]\nevery_train = 4\n") == 0
+    printed = capsys.readouterr()
+    used = read_counts(printed.out)
+    assert used["not sampled"] + used["accepted"] == 110
+    assert used["not sampled"] > 20
+    assert "judged: offset in 1, noise in 1\n" in printed.out
+    (line,) = warnings(printed.err)
+    assert "flat, stage high: too few frames in 1 of 1 maps" in line
+    assert f"(50 given, {50 - used['not sampled']} used, fit.min_frames needs 40)" in line
+
+
+def read_counts(text):
+    return {word: int(n) for n, word in re.findall(r"(\d+) (accepted|not sampled)", text)}
+
+
+def test_darks_that_do_not_suffice_are_said(run, capsys):
+    """24 are needed of each cell: the darks of the second stage, cut, give 10."""
+    darks = ["--dark", f"high={run}/high.h5", f"low={run}/low.h5[:30]"]
+    assert main(["batch", f"{run}/tiny.toml", *darks, "-o", f"{run}/mask.h5", "--jobs", "1"]) == 0
+    (line,) = warnings(capsys.readouterr().err)
+    assert "dark, stage low: too few frames in 6 of 6 maps" in line
+    assert "(10 given, 10 used, fit.min_frames needs 24)" in line
+
+
+@pytest.mark.parametrize(
+    ("output", "plot", "said"),
+    [
+        ("run.h5", None, "run.h5 is an input"),
+        ("link.h5", None, "link.h5 is an input"),
+        ("cam.toml", None, "cam.toml is the configuration"),
+        ("static.h5", None, "static.h5 is the static mask"),
+        ("mask.h5", "./mask.h5", "mask.h5 is the mask file"),
+        ("mask.h5", "run.h5", "run.h5 is an input"),
+    ],
+)
+@pytest.mark.parametrize("given", [("{dir}/cam.toml",), ("--detector", "{dir}/cam.toml")])
+def test_nothing_that_is_read_is_overwritten(cam, tmp_path, capsys, given, output, plot, said):
+    with h5py.File(tmp_path / "static.h5", "w") as file:
+        file["mask"] = np.zeros((32, 32), bool)
+    (tmp_path / "link.h5").symlink_to("run.h5")
+    before = (tmp_path / "run.h5").read_bytes(), (tmp_path / "static.h5").read_bytes()
+    more = f'[policy]\nstatic_mask = "{tmp_path}/static.h5"\n'
+    plots = ["--plot", f"{tmp_path}/{plot}"] if plot else []
+    if given[0] == "--detector":
+        said = said.replace("the configuration", "the detector's description")
+    assert cam(*given, "--dark", "{dir}/run.h5[:50]", *plots, more=more, output=output) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{said}, which would be overwritten" in error
+    assert before == ((tmp_path / "run.h5").read_bytes(), (tmp_path / "static.h5").read_bytes())
+    assert (tmp_path / "cam.toml").read_text() == CAM_TOML + more
+    assert not (tmp_path / "mask.h5").exists()
+
+
+def test_a_file_behind_a_virtual_dataset_is_not_overwritten(cam, tmp_path, capsys):
+    layout = h5py.VirtualLayout((60, 32, 32), "u2")
+    layout[:] = h5py.VirtualSource("run.h5", "data", (60, 32, 32))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    assert cam("{dir}/cam.toml", "--dark", "{dir}/all.h5") == 0
+    capsys.readouterr()
+    before = (tmp_path / "run.h5").read_bytes()
+    assert cam("{dir}/cam.toml", "--dark", "{dir}/all.h5", output="run.h5") == 2
+    assert "run.h5 is an input, which would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "run.h5").read_bytes() == before
 
 
 def test_a_free_running_dark_without_thresholds_is_counted_and_explained(run, capsys):

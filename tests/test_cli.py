@@ -83,6 +83,34 @@ def test_wrong_usage_is_2_and_one_line(command, capsys, argv):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["watch", "tcp://h:1", "--timeout", "nan"], "--timeout: 'nan' is not a duration: expected seconds"),
+        (["watch", "tcp://h:1", "--timeout", "inf"], "'inf' is not a duration"),
+        (["expose", "tcp://h:1", "dark", "--timeout=-1"], "'-1' is not a duration"),
+        (["expose", "tcp://h:1", "dark", "--gain-stage", "high"], "--gain-stage: 'high' is not the number of a gain"),
+        (["expose", "tcp://h:1", "dark", "--gain-stage", "8"], "expected 0 to 7"),
+        (["simulate", "--detector", "agipd1m", "--wait-s", "nan"], "--wait-s: 'nan' is not a duration"),
+        (["simulate", "--detector", "agipd1m", "--report-s", "nan"], "--report-s: 'nan' is not a duration"),
+        (["demo", "--seconds", "nan"], "--seconds: 'nan' is not a duration"),
+        (["demo", "--seconds", "long"], "--seconds: 'long' is not a duration"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_said_under_the_name_of_its_command(capsys, argv, said):
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"rmm-stream {argv[0]}: argument ")
+    assert error.endswith(f"; see rmm-stream {argv[0]} --help\n")
+    assert said in error
+
+
+def test_the_help_of_expose_says_how_to_take_it_back(capsys):
+    assert cli.main(["expose", "--help"]) == 0
+    assert "`unknown` without --override takes back what was said here" in " ".join(capsys.readouterr().out.split())
+
+
 def test_help_lists_every_command_and_loads_none(capsys):
     before = set(sys.modules)
     assert cli.main(["--help"]) == 0

@@ -64,6 +64,50 @@ def test_children_are_ended_when_the_demo_fails(tmp_path):
     assert processes[0].returncode is not None
 
 
+PARENT = """
+import sys, time
+from pathlib import Path
+from rmm_stream.cli.children import Children
+with Children(Path(sys.argv[1])) as children:
+    children.start("sleeper", "http.server", "--bind", "127.0.0.1", "0")
+    print(children._processes["sleeper"].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_children_end_when_the_demo_is_killed(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        child = int(parent.stdout.readline())
+        wait_for(lambda: b"Serving" in (tmp_path / "sleeper.log").read_bytes())
+    finally:
+        parent.kill()
+        parent.communicate()
+    try:
+        wait_for(lambda: ended(child))
+    finally:
+        if not ended(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def ended(pid: int) -> bool:
+    """Gone, or a zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_an_output_that_cannot_be_a_directory_is_wrong_usage(tmp_path, capsys, place):
+    (tmp_path / "file").write_text("kept")
+    assert main(["demo", "-o", str(tmp_path / place)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no directory can be made there" in error
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 @pytest.mark.system
 def test_the_demo_finds_what_is_planted_and_ends_with_files_and_a_table(tmp_path, capsys, monkeypatch):
     quick_demo(monkeypatch)

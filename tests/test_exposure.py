@@ -3,7 +3,7 @@
 import numpy as np
 from builders import make_batch
 
-from rmm_stream.exposure import UNKNOWN, VOICES, Contradiction, ExposureLabeler
+from rmm_stream.exposure import UNKNOWN, VOICES, Contradiction, ExposureLabeler, in_words
 from rmm_stream.frames import Exposure, Illumination
 
 DARK = Exposure(Illumination.DARK, 0)
@@ -61,6 +61,11 @@ def test_unknown_is_a_verdict_and_not_silence():
     assert labelled(labeler, UNKNOWN) == (UNKNOWN, "stream")
     labeler.operator(UNKNOWN, override=True)
     assert labelled(labeler, FLAT) == (UNKNOWN, "operator")
+
+
+def test_words_are_for_people():
+    assert in_words(DARK) == "dark, stage 0"
+    assert in_words(FLAT) == "flat"
 
 
 def test_contradictions_are_counted_and_visible_while_they_last():

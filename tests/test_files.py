@@ -39,6 +39,26 @@ def test_the_live_file_is_there_before_the_first_fit(files, tmp_path):
     assert not (tmp_path / "mask.h5").exists()
 
 
+def test_a_mask_of_which_nothing_is_judged_replaces_no_file(files, tmp_path, now, caplog):
+    caplog.set_level("INFO")
+    names = ("live.h5", "mask.h5")
+    assert files.finish(running())
+    good = [(tmp_path / name).read_bytes() for name in names]
+    again = MaskFiles(files._store, SPEC, "digest", clock=lambda: now[0])
+    caplog.clear()
+    for turn in range(3):
+        again.step(running(changes={}, exposures_ended=turn), commit=True)
+        now[0] += MASK_S
+    assert again.finish(running(changes={}))
+    assert [(tmp_path / name).read_bytes() for name in names] == good
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"store.{key} is kept as found while no map is judged" for key in ("live_file", "mask_file")
+    ]
+    again.step(with_module(serial=5), commit=True)
+    assert read_mask(tmp_path / "mask.h5").provenance.version == 2
+    assert (tmp_path / "live.h5").read_bytes() != good[0]
+
+
 def test_the_live_file_follows_changes_but_not_too_often(files, tmp_path, now, monkeypatch):
     written = []
     monkeypatch.setattr(files, "write_live", lambda status: written.append(status.modules[3].serial))

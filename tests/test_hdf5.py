@@ -87,6 +87,19 @@ def test_a_file_name_that_looks_like_a_slice_is_a_file_name(tmp_path):
         locate(":/entry/data")
 
 
+@pytest.mark.parametrize("typo", ["[a:b]", "[50]", "[50-100]", "[0:100:2]", "[50:100", "[]"])
+@pytest.mark.parametrize("name", ["run.h5", "run.h5:/entry/data", "run*.h5"])
+def test_a_range_with_a_typo_is_not_taken_for_a_part_of_the_name(name, typo):
+    with pytest.raises(ConfigError) as error:
+        locate(name + typo)
+    assert str(error.value).startswith(f"{name}{typo}: the range {typo} is not of the form [first:last]")
+
+
+def test_a_file_whose_name_ends_in_brackets_is_found_all_the_same(write):
+    path = write("run[2]")
+    assert locate(path) == Location(path)
+
+
 # ---- finding the frames --------------------------------------------------------------------------------------------
 
 
@@ -116,7 +129,7 @@ def test_where_nothing_fits_the_message_says_what_is_there(write, camera):
         inspect(Location(path), camera)
     with pytest.raises(ConfigError, match=r"has no dataset data; it has /entry/frames"):
         inspect(Location(path, "data"), camera)
-    with pytest.raises(DataError, match=r"/entry/frames is \(12, 5, 5\), camera needs \(frames, 8, 6\)"):
+    with pytest.raises(ConfigError, match=r"/entry/frames is \(12, 5, 5\), camera needs \(frames, 8, 6\)"):
         inspect(Location(path, "/entry/frames"), camera)
     with pytest.raises(ConfigError, match="no images at all"):
         inspect(Location(write("empty.h5", x=1)), camera)
@@ -127,7 +140,7 @@ def test_where_nothing_fits_the_message_says_what_is_there(write, camera):
 )
 def test_another_type_is_refused_with_both_named(write, camera, dtype, found):
     path = write(data=np.zeros((N, *SHAPE), dtype))
-    with pytest.raises(DataError, match=rf"run.h5:/data is {found}, camera has uint16 \(bits = 16\)"):
+    with pytest.raises(ConfigError, match=rf"run.h5:/data is {found}, camera has uint16 \(bits = 16\)"):
         inspect(Location(path), camera)
 
 
@@ -344,11 +357,13 @@ def test_a_stack_travels_to_another_process(write, camera):
 def test_a_truncated_or_foreign_file_says_what_to_do(tmp_path, write, camera):
     path = write(data=raw(N, *SHAPE))
     os.truncate(path, 2100)
-    with pytest.raises(DataError, match=r"not a readable HDF5 file .*truncated.* copy it again"):
+    with pytest.raises(DataError, match=r"run\.h5: an HDF5 file that is damaged or cut short; copy it again"):
         inspect(Location(path), camera)
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(DataError, match="not a readable HDF5 file"):
+    with pytest.raises(ConfigError, match=r"text\.h5: not an HDF5 file; name one"):
         inspect(Location(str(tmp_path / "text.h5")), camera)
+    with pytest.raises(ConfigError, match="Is a directory; name a file"):
+        inspect(Location(str(tmp_path)), camera)
     with pytest.raises(ConfigError, match="no such file"):
         inspect(Location(str(tmp_path / "absent.h5")), camera)
 

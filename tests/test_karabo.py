@@ -1,6 +1,7 @@
 """karabo-bridge: every legal layout is read right, everything else is refused with the right reason."""
 
 import struct
+import tracemalloc
 from dataclasses import replace
 
 import hostile
@@ -318,6 +319,18 @@ def test_hostile_messages_are_refused_with_their_reason(case):
         assert len(str(refused.value)) < 1000
     else:
         assert case.reason in {reason for _, reason in decoder().decode(case.parts, NOW).rejected}
+
+
+@pytest.mark.parametrize("container", [b"\x90", b"\x80"], ids=["lists", "maps"])
+def test_a_1_0_message_of_empty_containers_does_not_use_up_the_memory(container):
+    message = hostile.many_empty(container, 500)  # 2 MiB, which would become more than 130 MiB
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="entries in maps and lists"):
+            decoder().decode([message], NOW)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_refused_shape_says_what_to_correct():

@@ -20,7 +20,7 @@ from rmm_stream.client import MaskClient, ask, core
 from rmm_stream.config import Publish
 from rmm_stream.errors import ConfigError, DataError, ProtocolError
 from rmm_stream.mask import BadPixel
-from rmm_stream.publisher import Publisher
+from rmm_stream.publisher import MARGIN, Publisher
 from rmm_stream.shard import Shard
 from rmm_stream.wire import masks as wire
 
@@ -29,13 +29,31 @@ BEAT_S = 0.1
 PATIENCE_S = 20.0  # only a broken build waits so long
 
 
+class Started(Publisher):
+    """A publisher that sends while its block lasts, under a generation that no lease gave it."""
+
+    def __init__(self, generation, *args):
+        super().__init__(*args)
+        self.generation = generation
+
+    def go(self):
+        self.bind()
+        self.start(self.generation)
+        return self
+
+    __enter__ = go
+
+    def __exit__(self, *_):
+        self.stop()
+
+
 def make(updates=ANY, requests=ANY, generation=1, shards=(traffic.SHARD,), on_request=None, alive=None, beat_s=BEAT_S):
-    return Publisher(
+    return Started(
+        generation,
         Publish(updates=updates, requests=requests, heartbeat_s=beat_s),
         "tiny",
         tuple(traffic.LAYOUT),
         list(shards),
-        generation,
         "abc",
         on_request or (lambda request: {}),
         alive or (lambda: True),
@@ -77,7 +95,44 @@ def test_endpoints_are_known_and_connectable_after_start():
 
 def test_a_taken_port_is_the_operators_error():
     with make() as publisher, pytest.raises(ConfigError, match=r"publish\.updates"):
-        make(updates=publisher.updates_endpoint).start()
+        make(updates=publisher.updates_endpoint).bind()
+
+
+def test_a_bound_publisher_says_nothing_before_it_has_a_generation():
+    publisher = make(beat_s=0.02)
+    publisher.bind()
+    context = zmq.Context()
+    with context.socket(zmq.SUB) as listener, listener.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED) as monitor:
+        listener.subscribe(b"")
+        listener.connect(publisher.updates_endpoint)
+        assert monitor.poll(PATIENCE_S * 1000), "no connection"
+        publisher.publish(traffic.change(1))
+        assert not listener.poll(200)
+        publisher.start(7)
+        assert listener.poll(PATIENCE_S * 1000), "nothing after the start"
+        assert wire.decode_heartbeat(listener.recv_multipart()[1]).standing.generation == 7
+        listener.disable_monitor()
+    publisher.stop()
+    context.destroy(linger=0)
+
+
+def test_a_publisher_that_is_stopped_before_it_started_gives_its_ports_back():
+    first = make()
+    first.bind()
+    first.stop()
+    first.stop()
+    with make(updates=first.updates_endpoint, requests=first.requests_endpoint):
+        pass
+
+
+def test_the_last_train_is_that_of_the_latest_frames():
+    with make() as publisher, MaskClient(publisher.updates_endpoint) as client:
+        publisher.progress(0, 2**63 - 1)  # one corrupt id
+        until(lambda: client.train_id == 2**63 - 1)
+        publisher.publish(traffic.change(1))
+        until(lambda: client.train_id == 77)
+        publisher.progress(0, 78)
+        until(lambda: client.train_id == 78)
 
 
 def test_late_joiner_gets_the_complete_mask_then_follows():
@@ -490,8 +545,11 @@ def test_hostile_requests_are_counted_answered_and_survived(rng):
         for _ in range(200):
             socket.send_multipart([b"id", rng.bytes(int(rng.integers(0, 200)))])
             assert wire.decode_reply(socket.recv_multipart()[-1]).reason in wire.REASONS
+        socket.send_multipart([b"id", bytes(wire.MAX_REQUEST + 1)])
+        assert wire.decode_reply(socket.recv_multipart()[-1]).reason == "oversized"
+        assert publisher.malformed["oversized"] == 1
         with dealer(publisher.requests_endpoint) as oversize:  # costs the sender its connection
-            oversize.send_multipart([b"id", bytes(wire.MAX_REQUEST + 1)])
+            oversize.send_multipart([b"id", bytes(wire.MAX_REQUEST + MARGIN + 1)])
         socket.send_multipart([b"id", GOOD])
         assert wire.decode_snapshot(socket.recv_multipart()[-1]).maps == ()
         assert publisher.failure is None
@@ -525,8 +583,7 @@ def test_hostile_updates_are_counted_and_the_next_good_one_accepted(rng):
 
 
 def test_a_crash_of_the_thread_is_visible(monkeypatch, caplog):
-    publisher = make(alive=lambda: 1 / 0)
-    publisher.start()
+    publisher = make(alive=lambda: 1 / 0).go()
     until(lambda: publisher.failure is not None)
     publisher.stop()
     publisher.publish(traffic.change())  # nobody takes it, and nobody hangs
@@ -553,8 +610,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 import mask_traffic as traffic
 from test_publisher import make
-publisher = make({updates!r}, {requests!r}, generation={generation})
-publisher.start()
+publisher = make({updates!r}, {requests!r}, generation={generation}).go()
 print(publisher.updates_endpoint, publisher.requests_endpoint, flush=True)
 n = 0
 while True:

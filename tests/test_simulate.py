@@ -123,3 +123,18 @@ def test_what_is_wrong_is_said_before_anything_opens(capsys, options, complaint)
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [("/nope/x.h5", "there is no directory /nope"), ("{file}", "is the configuration, which would be")],
+)
+def test_a_truth_that_cannot_be_written_is_wrong_usage(tmp_path, capsys, truth, said):
+    file = tmp_path / "small.toml"
+    file.write_text(toml(tree()))
+    before = file.read_bytes()
+    assert main(["simulate", str(file), "--truth", truth.format(file=file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert file.read_bytes() == before

@@ -75,3 +75,8 @@ def test_following_prints_each_update_and_silence(as_json, capsys, monkeypatch):
 def test_output_without_once_is_wrong_usage(capsys):
     assert main(["watch", "tcp://127.0.0.1:9", "--output", "x.h5"]) == 2
     assert "--once" in capsys.readouterr().err
+
+
+def test_a_mask_that_cannot_be_written_is_wrong_usage_before_anything_is_asked(capsys):
+    assert main(["watch", "tcp://127.0.0.1:1", "--once", "--output", "/nope/mask.h5"]) == 2
+    assert capsys.readouterr().err == "rmm-stream: /nope/mask.h5: there is no directory /nope; make it first\n"

@@ -222,7 +222,36 @@ def test_a_contradiction_is_shown_and_decided_by_override(override, expected):
     worker.step()
     assert maker.fed[0].exposure == expected
     assert worker.status.contradictions == 1
-    assert len(worker.status.alarms) == 1
+    decided = "operator" if override else "stream"
+    said = f"the stream says dark, stage 0; the operator says flat; in force is the word of the {decided}"
+    assert worker.status.alarms == (said,)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"), [(False, (DARK, "config")), (True, (Exposure(Illumination.UNKNOWN), "operator"))]
+)
+def test_unknown_takes_the_operators_word_back_unless_it_overrides(override, expected, caplog):
+    caplog.set_level("INFO")
+    maker = FakeMaker()
+    worker, _ = make(maker, default=DARK)
+    ask(worker, FLAT)
+    ask(worker, Exposure(Illumination.UNKNOWN), not override, override)
+    put(worker, make_batch())
+    worker.step()
+    assert (worker.status.exposure, worker.status.labelled_by) == expected
+    assert maker.restarted == []
+    said = "unknown, over the stream's word" if override else "nothing any more"
+    assert caplog.messages[:2] == ["the operator says: flat", f"the operator says: {said}"]
+
+
+def test_the_last_train_is_that_of_the_latest_frames():
+    worker, _ = make()
+    for train in (2**63 - 1, 7):
+        worker.feed([make_batch(train_id=train)])
+    assert worker._modules[0].train_id == 7
+    mixed = make_batch(n=3)
+    worker.feed([replace(mixed, train_id=np.array([8, 2**63 - 1, 9], np.uint64))])
+    assert worker._modules[0].train_id == 9
 
 
 def test_the_end_of_an_exposure_is_noted():

@@ -157,12 +157,22 @@ def test_after_each_hostile_message_the_next_good_train_is_accumulated(push, cas
         assert source.tally.disconnects == 0
 
 
-def test_a_part_beyond_the_limit_costs_the_connection_and_no_more(push, caplog):
+def test_a_part_beyond_the_limit_is_counted_before_anybody_decodes_it(push, caplog):
+    sender, endpoint = push
+    with open_source(endpoint, max_message_mb=1, decoder=Broken()) as source:
+        sender.send_multipart([b"x", bytes((1 << 20) + 1)])
+        until(source, lambda _: source.tally.messages == 1)
+        assert source.tally.malformed == {"oversized": 1}
+        assert source.tally.disconnects == 0
+        assert "a part of 1048577 bytes; source.max_message_mb = 1" in caplog.text
+
+
+def test_a_part_beyond_twice_the_limit_costs_the_connection_and_no_more(push, caplog):
     sender, endpoint = push
     with open_source(endpoint, max_message_mb=1) as source:
         sender.send_multipart(karabo_message([make_batch(train_id=1)]))
         until(source, lambda batches: batches)
-        sender.send_multipart([b"x", bytes(2 << 20)])
+        sender.send_multipart([b"x", bytes((2 << 20) + 1)])
         until(source, lambda _: source.tally.disconnects == 1)
         assert "source.max_message_mb = 1" in caplog.text
         until(source, lambda _: source.connected)
@@ -348,6 +358,18 @@ def test_each_reason_is_logged_once_and_then_counted(push, caplog):
         assert "XGM/A" in foreign[0].getMessage()
         assert source.tally.malformed == {"shape": 6}
         assert source.tally.rejected == {(NO_MODULE, "unknown_source"): 6}
+
+
+def test_train_ids_that_start_again_and_again_are_one_line_a_minute(push, caplog):
+    sender, endpoint = push
+    caplog.set_level(logging.INFO)
+    with open_source(endpoint, clock=Clock()) as source:
+        for number in range(20):
+            sender.send_multipart(karabo_message([make_batch(train_id=10**6 * (1 + number % 2))]))
+        until_true(source, lambda: source.tally.messages == 20)
+        assert source.tally.series == {0: 19}
+        (line,) = (r.getMessage() for r in caplog.records if r.event == "new_series")
+        assert line == "module 0: train ids start again at 2000000"
 
 
 def test_a_snapshot_of_the_tally_stands_still(push):

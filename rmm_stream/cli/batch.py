@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import logging
 import os
 import re
 import signal
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,21 +20,22 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..batch import CELLS_PER_JOB, Input, Made, frames_to_read, make_masks
-from ..config import Config, Detector, Features, Lit
+from ..config import Config, Detector, Features, parse
 from ..detectors import DetectorSpec
 from ..errors import ConfigError, DataError
 from ..frames import Exposure, Illumination
 from ..mask import BadPixel
 from ..rmm import MaskMaker
-from ..sources.frame_stack import LAYOUTS, inspect, locate
+from ..sources.frame_stack import LAYOUTS, files_of, inspect, locate
 from ..storage.mask_file import Provenance, write_mask
 from ..storage.picture import write_picture
 from ..storage.static_mask import read_static_mask
 from . import logs
-from .configuration import read
+from .configuration import read_text
+from .outputs import check_apart, check_writable
 from .progress import progress
 
-EVERY_TRAIN = Features(lit=Lit(every_train=1))
+log = logging.getLogger(__name__)
 
 FILES = "[STAGE=]FILE[:PATH][[a:b]]; a pattern such as run/*.h5 is fine, [a:b] are frames a to b - 1"
 
@@ -68,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     config = _config(args)
     spec = config.detector.spec()
     for path in filter(None, (args.output, args.plot)):
-        _check_writable(path)
+        check_writable(path)
     inputs = _inputs(args, spec)
+    _check_apart(args, config, inputs)
     modules = _modules(args, config, inputs)
     cells = config.cells
     jobs = _jobs(args.jobs, len(modules) * len(cells))
@@ -96,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         write_picture(args.plot, made.masks, f"{spec.name}, {Path(args.output).name}")
     found = _summary(made, spec, config, args)
     print(json.dumps(found) if args.json else _in_words(found))
+    for line in _lacking(made, spec, config):
+        log.warning("%s", line)
     return 0
 
 
@@ -103,23 +109,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    """The configuration file, or the defaults; --detector goes first.
-
-    The defaults are those of the service but for F6, which runs on every train here: files do not fall behind.
-    """
-    config = read(args.config) if args.config else None
-    if args.detector:
-        described = args.detector.endswith(".toml")
-        detector = read(args.detector).detector if described else Detector(name=args.detector)
-        config = replace(config, detector=detector) if config else Config(detector=detector, features=EVERY_TRAIN)
-    if config is None:
+    """CONFIG.toml, else the file of --detector, else the defaults. Beside a CONFIG, --detector is the detector alone."""
+    described = bool(args.detector) and args.detector.endswith(".toml")
+    file = args.config or (args.detector if described else None)
+    if file:
+        config = _read(file)
+        if args.config and args.detector:
+            detector = _read(args.detector).detector if described else Detector(name=args.detector)
+            config = replace(config, detector=detector)
+    elif args.detector:
+        config = Config(detector=Detector(name=args.detector), features=_every_train(Features()))
+    else:
         raise ConfigError("which detector? Give a CONFIG.toml or --detector NAME")
     spec = config.detector.spec()
     if config.cells.stop > spec.cells:
-        raise ConfigError(
-            f"{args.config}: shards.cells end at {config.cells.stop - 1}; {spec.name} has {spec.cells} cells"
-        )
+        raise ConfigError(f"{file}: shards.cells end at {config.cells.stop - 1}; {spec.name} has {spec.cells} cells")
     return config
+
+
+def _read(path: str) -> Config:
+    """The Config of a file. Where it does not set every_train, F6 judges every train: files do not fall behind."""
+    text = read_text(path)
+    config = parse(text, path)
+    if "every_train" in tomllib.loads(text).get("features", {}).get("lit", {}):
+        return config
+    return replace(config, features=_every_train(config.features))
+
+
+def _every_train(features: Features) -> Features:
+    return replace(features, lit=replace(features.lit, every_train=1))
 
 
 def _inputs(args: argparse.Namespace, spec: DetectorSpec) -> list[Input]:
@@ -179,15 +197,15 @@ def _modules(args: argparse.Namespace, config: Config, inputs: list[Input]) -> l
     return [m for m in range(spec.modules) if any(given.stack.has(m) for given in inputs)]
 
 
-def _check_writable(path: str) -> None:
-    """Better now than after an hour."""
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise ConfigError(f"{path}: there is no directory {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{path}: {folder} is not writable")
-    if Path(path).is_dir():
-        raise ConfigError(f"{path} is a directory; name a file")
+def _check_apart(args: argparse.Namespace, config: Config, inputs: list[Input]) -> None:
+    """No output may take the place of a file that is read, or of another output."""
+    read = [("an input", path) for path in dict.fromkeys(path for given in inputs for path in files_of(given.stack))]
+    read += [("the configuration", args.config)] if args.config else []
+    read += [("the detector's description", args.detector)] if (args.detector or "").endswith(".toml") else []
+    read += [("the static mask", config.policy.static_mask)] if config.policy.static_mask else []
+    check_apart(args.output, read)
+    if args.plot:
+        check_apart(args.plot, [*read, ("the mask file", args.output)])
 
 
 def _jobs(asked: int | None, maps: int) -> int:
@@ -229,6 +247,21 @@ def _check_judged(made: Made, config: Config) -> None:
     )
 
 
+def _lacking(made: Made, spec: DetectorSpec, config: Config) -> Iterator[str]:
+    """A line for each exposure that was given and has too few frames to be judged in some maps."""
+    least = config.fit.min_frames
+    for exposure, (given, counting) in made.exposures.items():
+        short = counting < least
+        if short.any():
+            stage = "" if exposure.gain_stage is None else f", stage {spec.stages[exposure.gain_stage]}"
+            worst = int(np.argmin(counting))
+            yield (
+                f"{exposure.illumination.value}{stage}: too few frames in {np.count_nonzero(short):,} of {len(short):,} "
+                f"maps, which it therefore does not judge ({given[worst]:,} given, {counting[worst]:,} used, "
+                f"fit.min_frames needs {least:,})"
+            )
+
+
 def _summary(made: Made, spec: DetectorSpec, config: Config, args: argparse.Namespace) -> dict:
     """What --json prints."""
     collapsed = np.stack([mask.collapse() for mask in made.masks])
@@ -239,10 +272,15 @@ def _summary(made: Made, spec: DetectorSpec, config: Config, args: argparse.Name
         "detector": spec.name,
         "modules": [mask.module for mask in made.masks],
         "cells": [config.cells.start, config.cells.stop - 1],
-        "frames": {"accepted": made.accepted, "rejected": dict(made.rejected)},
+        "frames": {"accepted": made.accepted, "not_sampled": made.not_sampled, "rejected": dict(made.rejected)},
         "maps": {
             "judged": sum(int(np.count_nonzero(mask.judged)) for mask in made.masks),
             "all": sum(mask.judged.size for mask in made.masks),
+        },
+        "features": {
+            flag.name.lower(): n
+            for flag in BadPixel
+            if (n := sum(int(np.count_nonzero(mask.judged & np.uint8(flag))) for mask in made.masks))
         },
         "pixels": int(collapsed.size),
         "bad": int(np.count_nonzero(collapsed & ~kept)),
@@ -255,11 +293,13 @@ def _in_words(found: dict) -> str:
     modules = ", ".join(map(str, found["modules"]))
     rejected = ", ".join(f"{n:,} {reason}" for reason, n in found["frames"]["rejected"].items()) or "none"
     reasons = ", ".join(f"{name} {n:,}" for name, n in found["reasons"].items() if n) or "none"
+    features = ", ".join(f"{name} in {n:,}" for name, n in found["features"].items())
+    passed_over = f"{found['frames']['not_sampled']:,} not sampled; " if found["frames"]["not_sampled"] else ""
     share = 100 * found["bad"] / found["pixels"]
     lines = [
         f"{found['mask']}: {found['detector']}, module {modules}, cells {found['cells'][0]} to {found['cells'][1]}",
-        f"  frames   {found['frames']['accepted']:,} accepted; rejected: {rejected}",
-        f"  maps     {found['maps']['judged']:,} of {found['maps']['all']:,} judged",
+        f"  frames   {found['frames']['accepted']:,} accepted; {passed_over}rejected: {rejected}",
+        f"  maps     {found['maps']['judged']:,} of {found['maps']['all']:,} judged: {features}",
         f"  pixels   {found['bad']:,} of {found['pixels']:,} bad beside edge and user ({share:.2f} %)",
         f"  reasons  {reasons}",
     ]

@@ -1,4 +1,7 @@
-"""The processes that the demo starts: each with its log file, all ended when the demo ends, however it ends."""
+"""The processes that the demo starts: each with its log file, all ended when the demo ends, however it ends.
+
+Each holds the end of a pipe to the demo, which closes even where the demo is killed (`tethered`).
+"""
 
 import os
 import subprocess
@@ -30,8 +33,8 @@ class Children:
         """Start `python -m arguments`; what it prints goes to its log."""
         with self.log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "rmm_stream.cli.tethered", *arguments],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | ENVIRONMENT,
@@ -82,3 +85,5 @@ class Children:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for process in self._processes.values():
+            process.stdin.close()  # not before: it asks the process to stop

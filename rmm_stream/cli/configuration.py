@@ -10,8 +10,13 @@ from ..errors import ConfigError
 
 def read(path: str) -> Config:
     """The Config of a TOML file. Raises ConfigError: no such file, not text, or a value that is not allowed."""
+    return parse(read_text(path), path)
+
+
+def read_text(path: str) -> str:
+    """The text of a configuration file. Raises ConfigError."""
     try:
-        return parse(Path(path).read_text("utf-8"), path)
+        return Path(path).read_text("utf-8")
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}; configs/ has examples to start from") from None
     except UnicodeDecodeError:

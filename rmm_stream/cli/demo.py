@@ -16,9 +16,11 @@ from pathlib import Path
 
 from ..client import ask
 from ..config import Config, build
+from ..errors import ConfigError
 from ..storage.mask_file import read_mask
 from ..storage.picture import write_picture
 from ..wire.masks import CommitRequest
+from .arguments import seconds
 from .children import Children
 from .demo_table import print_table
 from .peaks import load
@@ -42,7 +44,7 @@ def add_parser(subparsers) -> None:
         description="A simulated AGIPD module with planted defects streams over loopback, the service makes masks live, "
         "a peak counter follows them. Ends with a table, the mask as HDF5 and as PNG.",
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="N", help=f"of stream; default {SECONDS:g}")
+    parser.add_argument("--seconds", type=seconds, default=SECONDS, metavar="N", help=f"of stream; default {SECONDS:g}")
     parser.add_argument("--keep", action="store_true", help="leave it running, with the page, until Ctrl-C")
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), metavar="DIR")
 
@@ -50,10 +52,14 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0 where all ran and the bars of score.py are met, 1 where they are not, 130 where it was stopped.
 
-    Raises ChildFailed where a process dies, OSError where the output cannot be written.
+    Raises ConfigError where the output cannot be a directory, ChildFailed where a process dies, OSError where the output
+    cannot be written.
     """
     directory = args.output.absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"-o {args.output}: no directory can be made there ({e.strerror}); name another") from None
     for name in ("mask.h5", "peaks.npz", "truth.h5", "mask.png"):
         (directory / name).unlink(missing_ok=True)
     tree = settings(directory, max(LEAST_FLAT_TRAINS, round(args.seconds * RATE_HZ) - 3 * DARK_TRAINS))

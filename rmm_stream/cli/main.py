@@ -47,7 +47,9 @@ def parser(wanted: str | None = None) -> Parser:
     )
     top.add_argument("--version", action="version", version=f"rmm-stream {__version__}")
     top.add_argument("--traceback", action="store_true", help="after an unexpected error, show where it was")
-    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    subparsers = top.add_subparsers(
+        prog="rmm-stream", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
     if wanted in COMMANDS:
         import_module(COMMANDS[wanted][0]).add_parser(subparsers)
     else:

@@ -26,7 +26,9 @@ from ..sources.truth import write_truth
 from ..storage.atomic import replace_file
 from ..wire import karabo, make_decoder, native
 from ..wire.decoder import Part
+from .arguments import seconds
 from .configuration import read
+from .outputs import check_apart, check_writable
 from .progress import EVERY_S, progress
 
 EXPOSURE_SOURCE = "SIM/EXPOSURE"
@@ -86,18 +88,21 @@ def add_parser(subparsers) -> None:
     add("--forever", action="store_true", help="after the plan, go on with its last exposure until stopped, at 10 Hz")
     add(
         "--report-s",
-        type=float,
+        type=seconds,
         default=EVERY_S,
         metavar="S",
         help="between two lines of progress in a log; default 10",
     )
-    add("--wait-s", type=float, metavar="S", help="give up when no consumer came after S seconds; default: never")
+    add("--wait-s", type=seconds, metavar="S", help="give up when no consumer came after S seconds; default: never")
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ConfigError before anything opens, OSError where the truth cannot be written."""
     config = configuration(args)
     spec, settings = config.detector.spec(), config.simulate
+    if settings.truth:
+        check_writable(settings.truth)
+        check_apart(settings.truth, [("the configuration", args.config)] if args.config else [])
     make_decoder(config)  # refuses a source that its receiver would refuse
     detector = make_detector(config, args.first_train)
     _warn(config)

@@ -12,6 +12,8 @@ from ..client import MaskClient
 from ..detectors import DETECTORS, detector
 from ..errors import ConfigError
 from ..mask import BadPixel, Mask, MaskUpdate
+from .arguments import seconds
+from .outputs import check_writable
 
 
 def add_parser(subparsers) -> None:
@@ -23,7 +25,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("endpoint", nargs="+", help="where a service publishes, such as tcp://127.0.0.1:5610")
     parser.add_argument("--once", action="store_true", help="wait for a complete mask, say what it is, and exit")
     parser.add_argument("--output", metavar="MASK.h5", help="with --once: save the mask")
-    parser.add_argument("--timeout", type=float, metavar="S", help="give up when no mask is complete (default 10)")
+    parser.add_argument("--timeout", type=seconds, metavar="S", help="give up when no mask is complete (default 10)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
 
 
@@ -31,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Until the reader has had enough; with --once until the first complete mask."""
     if args.output and not args.once:
         raise ConfigError("--output saves one mask: say --once as well")
+    if args.output:
+        check_writable(args.output)
     with MaskClient(*args.endpoint) as client:
         if args.once:
             client.wait(10.0 if args.timeout is None else args.timeout)

@@ -5,6 +5,7 @@ from (`hdf5.frames`). Knows nothing of statistics, nor of what the frames are fo
 """
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ CELL, TRAIN, TIME = ("cellId", "memoryCell"), ("trainId",), ("timestamp",)
 MODULE = re.compile(r"(?:/|^)(?:(\d+)CH\d+|[^/]*JNGFR(\d+)):")
 
 _SLICE = re.compile(r"(.*)\[(-?\d*):(-?\d*)\]")
+_BRACKET = re.compile(r"\[[^][]*\]?$")  # meant as a range
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def locate(text: str) -> Location:
     if found := _SLICE.fullmatch(text):
         text = found[1]
         first, last = (int(end) if end else None for end in found.groups()[1:])
+    elif found := _BRACKET.search(text):
+        raise ConfigError(f"{text}: the range {found[0]} is not of the form [first:last], such as [50:100] or [:-5]")
     path, _, dataset = text.partition(":")
     if not path:
         raise ConfigError(f"{text!r} names no file; expected FILE[:PATH][[first:last]]")
@@ -92,8 +96,8 @@ def inspect(location: Location, spec: DetectorSpec, *, module: int | None = None
 
     module: whose frames these are, where neither a module axis nor the path tells; needed only if there are several.
     axes: one of LAYOUTS where the shape does not tell; "": told by the shape.
-    Raises ConfigError where the operator has to say more or something else, DataError where the file is unreadable or
-    is not of this detector.
+    Raises ConfigError where the operator has to say more or something else, DataError where the file is damaged or lacks
+    what the frames need beside them.
     """
     with open_frames(location.path) as file:
         name = location.dataset or _only_stack(file, spec, axes)
@@ -103,7 +107,7 @@ def inspect(location: Location, spec: DetectorSpec, *, module: int | None = None
         where = f"{location.path}:{data.name}"
         layout = _layout(where, data.shape, spec, axes)
         if data.dtype.newbyteorder("=") != spec.dtype:
-            raise DataError(
+            raise ConfigError(
                 f"{where} is {data.dtype}, {spec.name} has {spec.dtype} (bits = {spec.bits}): "
                 f"give the dataset of {'calibrated' if spec.calibrated else 'raw'} frames, or another detector"
             )
@@ -128,13 +132,19 @@ def inspect(location: Location, spec: DetectorSpec, *, module: int | None = None
 
 
 def open_frames(path: str) -> h5py.File:
-    """A file for reading. Raises ConfigError where there is none, DataError where it is unreadable."""
+    """A file for reading. Raises ConfigError where there is none of that kind, DataError where it is damaged or busy."""
     try:
         return h5py.File(path, "r")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except OSError as e:
-        raise DataError(f"{path}: not a readable HDF5 file ({e}); copy it again, or look at it with h5ls") from None
+    except (PermissionError, IsADirectoryError) as e:
+        raise ConfigError(f"{path}: {os.strerror(e.errno)}; name a file that can be read") from None
+    except BlockingIOError:
+        raise DataError(f"{path}: another process writes it; wait until it has closed the file") from None
+    except OSError:
+        if not h5py.is_hdf5(path):
+            raise ConfigError(f"{path}: not an HDF5 file; name one that h5ls can list") from None
+        raise DataError(f"{path}: an HDF5 file that is damaged or cut short; copy it again") from None
 
 
 def _only_stack(file: h5py.File, spec: DetectorSpec, axes: str) -> str:
@@ -191,7 +201,7 @@ def _layout(where: str, shape: tuple[int, ...], spec: DetectorSpec, axes: str) -
     fitting = _fitting(shape, spec, axes)
     if not fitting:
         wanted = f"(frames, {', '.join(map(str, spec.module_shape))})"
-        raise DataError(f"{where} is {shape}, {spec.name} needs {wanted}: name another dataset or another detector")
+        raise ConfigError(f"{where} is {shape}, {spec.name} needs {wanted}: name another dataset or another detector")
     if len(fitting) > 1:
         choices = " or ".join(repr(" ".join(words)) for words in fitting)
         raise ConfigError(f"{where} is {shape}: say which axes these are, {choices}")
@@ -270,14 +280,24 @@ def _check_readable(data: h5py.Dataset, where: str) -> None:
                 f"{where} is compressed with the HDF5 filter {code} ({title.decode(errors='replace')}), which is not "
                 "installed: install its plugin and set HDF5_PLUGIN_PATH"
             )
-    if data.is_virtual:
-        folder = Path(data.file.filename).parent
-        absent = [v.file_name for v in data.virtual_sources() if v.file_name != "." and "%" not in v.file_name]
-        absent = [name for name in absent if not (folder / name).exists()]
-        if absent:
-            raise DataError(
-                f"{where} is a virtual dataset; {len(absent)} files of it are missing: copy {absent[0]} too"
-            )
+    absent = [name for name, place in _parts(data).items() if not place.exists()]
+    if absent:
+        raise DataError(f"{where} is a virtual dataset; {len(absent)} files of it are missing: copy {absent[0]} too")
+
+
+def _parts(data: h5py.Dataset) -> dict[str, Path]:
+    """The files that a virtual dataset is put together from, by the names that it has for them; {} for a plain one."""
+    if not data.is_virtual:
+        return {}
+    folder = Path(data.file.filename).parent
+    names = dict.fromkeys(v.file_name for v in data.virtual_sources())
+    return {name: folder / name for name in names if name != "." and "%" not in name}
+
+
+def files_of(stack: FrameStack) -> list[str]:
+    """Every file that frames of a stack lie in: its own, and those behind it where the dataset is virtual."""
+    with open_frames(stack.path) as file:
+        return [stack.path, *map(str, _parts(file[stack.dataset]).values())]
 
 
 def _last(name: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket as sockets
 import subprocess
@@ -20,13 +21,14 @@ from karabo_bridge.server import ServerInThread
 from running import WAIT_S, running
 
 from rmm_stream.cli.main import main
-from rmm_stream.client import MaskClient
+from rmm_stream.client import MaskClient, ask
 from rmm_stream.config import parse
-from rmm_stream.errors import ConfigError, LeaseLost
+from rmm_stream.errors import ConfigError, LeaseLost, ProtocolError
 from rmm_stream.live.service import STOPPING_S, Service, ServiceFailed
 from rmm_stream.mask import BadPixel
 from rmm_stream.storage.lease import Lease
 from rmm_stream.storage.mask_file import read_mask
+from rmm_stream.wire.masks import CommitRequest
 
 pytestmark = pytest.mark.system
 
@@ -175,12 +177,15 @@ def test_hostile_messages_are_counted_by_reason_and_the_next_good_train_counts(t
         assert service.metric("messages_malformed_total", socket="frames") == sum(c.whole for c in cases)
 
 
-def test_an_oversized_part_and_a_duplicate_do_not_stop_the_stream(tmp_path):
+def test_oversized_parts_and_a_duplicate_do_not_stop_the_stream(tmp_path):
     with fed(tmp_path, limit=1) as (socket, service):
         send_darks(socket, range(2))
         send_darks(socket, [1])
         service.until(lambda s: s.sources[0].rejected.get((1, "duplicate")) == 3, "duplicate")
-        socket.send_multipart([b"x" * (2 << 20), b""])  # beyond max_message_mb: ZeroMQ drops the connection
+        socket.send_multipart([b"x" * (2 << 20), b""])  # beyond max_message_mb: counted
+        service.until(lambda s: s.sources[0].malformed.get("oversized") == 1, "oversized")
+        assert service.metric("messages_malformed_total", socket="frames", reason="oversized") == 1
+        socket.send_multipart([b"x" * ((2 << 20) + 1), b""])  # beyond twice that: ZeroMQ drops the connection
         deadline = time.monotonic() + WAIT_S
         train = 2
         while service.service.status().modules[0].train_id < 2:
@@ -190,6 +195,13 @@ def test_an_oversized_part_and_a_duplicate_do_not_stop_the_stream(tmp_path):
             time.sleep(0.05)
         assert service.metric("frames_rejected_total", module="0", reason="duplicate") == 3
         assert service.metric("source_disconnects_total", socket="frames") >= 1
+
+
+def test_a_corrupt_train_id_is_forgotten_with_the_next_train_of_any_module(tmp_path):
+    with fed(tmp_path) as (socket, service), MaskClient(service.service.updates_endpoint) as client:
+        for module, train in ((1, 2**63 - 1), (0, 5)):
+            socket.send_multipart(karabo_message([defective_train(train)[module]]))
+            service.until(lambda s, train=train: client.train_id == train, f"heartbeat of train {train}")
 
 
 def test_an_operator_says_what_the_detector_sees(tmp_path, capsys):
@@ -257,7 +269,24 @@ def test_every_start_is_a_new_generation_and_versions_go_on(tmp_path):
                 epochs.append(service.service.status().epoch)
     assert generations == [1, 2]
     assert epochs[0] != epochs[1]
-    assert read_mask(tmp_path / "mask.h5").provenance.version == 2
+
+
+def test_a_restart_keeps_the_files_until_something_is_judged_and_then_versions_go_on(tmp_path):
+    names = ("live.h5", "mask.h5")
+    with fed(tmp_path) as (socket, service):
+        send_darks(socket)
+        service.until(lambda s: all(m.judged == 3 for m in s.modules.values()), "judged map")
+    good = [(tmp_path / name).read_bytes() for name in names]
+    with fed(tmp_path) as (_, service):
+        with pytest.raises(ProtocolError, match="nothing is judged yet"):
+            ask(service.service.requests_endpoint, CommitRequest(), WAIT_S)
+        service.until(lambda s: s.turns > 1, "turn")
+    assert [(tmp_path / name).read_bytes() for name in names] == good
+    with fed(tmp_path) as (socket, service):
+        send_darks(socket)
+        service.until(lambda s: all(m.judged == 3 for m in s.modules.values()), "judged map")
+        assert ask(service.service.requests_endpoint, CommitRequest(), WAIT_S)["version"] == 2
+    assert read_mask(tmp_path / "mask.h5").provenance.version >= 2
 
 
 def test_shards_that_had_fewer_owners_catch_up(tmp_path):
@@ -270,17 +299,22 @@ def test_shards_that_had_fewer_owners_catch_up(tmp_path):
             service.until(lambda s: False, "end")
 
 
-def test_a_taken_port_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("port", ["publish.updates", "publish.requests", "http.port"])
+def test_whoever_finds_a_port_taken_leaves_nothing_behind_and_the_first_service_alone(tmp_path, port):
     with pusher() as (_, endpoint), running(write_config(tmp_path, endpoint).read_text()) as first:
-        other = tmp_path / "other"
-        other.mkdir()
-        path = write_config(other, endpoint)
-        taken = first.service.updates_endpoint
-        path.write_text(path.read_text().replace('updates = "tcp://127.0.0.1:*"', f'updates = "{taken}"'))
+        text = (tmp_path / "tiny.toml").read_text()
+        changes = {
+            "publish.updates": ('updates = "tcp://127.0.0.1:*"', f'updates = "{first.service.updates_endpoint}"'),
+            "publish.requests": ('requests = "tcp://127.0.0.1:*"', f'requests = "{first.service.requests_endpoint}"'),
+            "http.port": ("port = 0", f"port = {first.service.url.rsplit(':', 1)[1]}"),
+        }
+        assert changes[port][0] in text
         before = threading.active_count()
-        with pytest.raises(ConfigError, match=r"publish\.updates"):
-            Service(parse(path.read_text())).start()
+        with pytest.raises(ConfigError, match=re.escape(port)):
+            Service(parse(text.replace(*changes[port]))).start()
         assert threading.active_count() == before
+        first.service._check_leases()
+    assert Lease.take(tmp_path / "tiny", "m00-c000-002").generation == 2
 
 
 # As a process ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,12 @@ class Contradiction(NamedTuple):
 UNKNOWN = Exposure(Illumination.UNKNOWN)
 
 
+def in_words(exposure: Exposure) -> str:
+    """For a person, such as "dark, stage 0"; without a stage each pixel switches by itself."""
+    held = "" if exposure.gain_stage is None else f", stage {exposure.gain_stage}"
+    return f"{exposure.illumination.value}{held}"
+
+
 class ExposureLabeler:
     """Mutable; owned by the thread that feeds the maker, which passes operators' requests on to it."""
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 HWM = 16  # messages per peer; a slow one loses the rest, sees the gap, and asks for a snapshot
 LINGER_MS = 1000
+MARGIN = 1 << 20  # bytes beyond the limit of a request that are still read, to say that it is too large
 
 Request = wire.ExposeRequest | wire.CommitRequest
 
@@ -45,7 +46,7 @@ class Publisher:
     """PUB for updates and heartbeats, ROUTER for requests.
 
     settings: endpoints (port 0 or * takes a free one) and the time between heartbeats.
-    layout: (stages, cells, ss, fs) of a module's mask. shards: what this process owns. generation: from the lease.
+    layout: (stages, cells, ss, fs) of a module's mask. shards: what this process will own.
     on_request: called in the publishing thread with an ExposeRequest or CommitRequest; it must not block. It returns a
         dict of plain values for the reply, or raises RmmError, whose text goes to the one who asked.
     alive: whether the worker makes progress; no heartbeat leaves while it does not, and every client sees it.
@@ -60,17 +61,16 @@ class Publisher:
         detector: str,
         layout: tuple[int, int, int, int],
         shards: Sequence[Shard],
-        generation: int,
         config_digest: str,
         on_request: Callable[[Request], dict],
         alive: Callable[[], bool],
     ):
         self.epoch = os.urandom(8).hex()
-        self.updates_endpoint = ""  # both are known after start()
+        self.updates_endpoint = ""  # both are known after bind()
         self.requests_endpoint = ""
         self.failure: BaseException | None = None  # what ended the thread before stop()
         self._settings, self._detector, self._layout = settings, detector, wire.Layout(*layout)
-        self._generation, self._digest = generation, config_digest
+        self._generation, self._digest = 0, config_digest
         self._on_request, self._alive = on_request, alive
         self._outlets = {shard.name: _Outlet(shard) for shard in shards}
         self._version = self._train_id = 0
@@ -78,6 +78,7 @@ class Publisher:
         self._malformed: Counter[str] = Counter()
         self._pending: queue.SimpleQueue[tuple[MapChange, int] | None] = queue.SimpleQueue()
         self._waking = threading.Lock()
+        self._context: zmq.Context | None = None
         self._thread: threading.Thread | None = None
         if not shards or len(self._outlets) != len(shards):
             raise ConfigError(f"a publisher needs one or more shards, each once; found {[s.name for s in shards]}")
@@ -89,12 +90,12 @@ class Publisher:
 
     # -- for other threads
 
-    def start(self) -> None:
-        """Bind both sockets, then start the thread. Raises ConfigError where an endpoint cannot be bound."""
+    def bind(self) -> None:
+        """Have both endpoints, and send nothing yet. Raises ConfigError where one cannot be bound; then all is closed."""
         self._context = zmq.Context(io_threads=1)
         try:
             self._pub = self._bound(zmq.PUB, "updates", wire.MAX_REQUEST)
-            self._router = self._bound(zmq.ROUTER, "requests", wire.MAX_REQUEST)
+            self._router = self._bound(zmq.ROUTER, "requests", wire.MAX_REQUEST + MARGIN)
             self._wake, self._waker = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
             self._wake.bind("inproc://wake")
             self._waker.connect("inproc://wake")
@@ -103,6 +104,10 @@ class Publisher:
             raise
         self.updates_endpoint = self._pub.last_endpoint.decode().rstrip("\0")
         self.requests_endpoint = self._router.last_endpoint.decode().rstrip("\0")
+
+    def start(self, generation: int) -> None:
+        """Begin to send. generation: from the lease, on disk already; nothing leaves without it. After bind()."""
+        self._generation = generation
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
@@ -132,18 +137,17 @@ class Publisher:
         return Counter(self._malformed)
 
     def stop(self) -> None:
-        """Send what waits and a last heartbeat "bye", then close; takes at most about a second. May be called twice."""
-        if self._thread is not None and self._thread.is_alive():
+        """Send what waits and a last heartbeat "bye", then close; takes at most about a second. May be called twice.
+
+        Who has bound and not started only closes: it has nothing to say.
+        """
+        if self._thread is None:
+            if self._context is not None:
+                self._context.destroy(linger=0)
+        elif self._thread.is_alive():
             self._pending.put(None)
             self._nudge()
             self._thread.join()
-
-    def __enter__(self) -> "Publisher":
-        self.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.stop()
 
     def _nudge(self) -> None:
         # The lock makes one thread after the other own this end. Again: a wake-up is already on its way.
@@ -222,7 +226,7 @@ class Publisher:
     def _publish(self, change: MapChange, version: int) -> None:
         outlet = self._outlet_of(change)
         self._version = max(self._version, version)
-        self._train_id = max(self._train_id, change.train_id)
+        self._train_id = change.train_id  # not the highest: one corrupt id would stay for good
         outlet.sequence += 1
         outlet.packed = None
         update = MaskUpdate(self._detector, outlet.shard.name, self._generation, self.epoch, outlet.sequence,

@@ -116,6 +116,7 @@ class HttpServer:
         config = uvicorn.Config(
             app(status, settings.stall_s, clock),
             log_config=None,
+            log_level="error",  # its warnings are one line for each bad request, as many as a stranger likes
             access_log=False,
             ws="none",
             lifespan="off",

@@ -1,10 +1,12 @@
 """The files of a running service: when the live file and the mask file are written, and with which version.
 
+A mask of which nothing is judged replaces no file: a restart keeps the masks of the life before until it knows better.
 Called by one thread, never by the worker: a slow disk delays a file, not a frame. A disk that fails is an alarm and is
 tried again; publication goes on.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +27,11 @@ MASK_S = 30.0  # least time between two mask files that nobody asked for
 RETRY_S = 10.0  # after a failure
 
 
+def any_judged(status: Status) -> bool:
+    """Whether any map has a verdict."""
+    return any(change.judged for maps in status.changes.values() for change in maps.values())
+
+
 class MaskFiles:
     """Mutable; one owner. version: of the mask file last written, 0 where there is none; goes on from what is on disk."""
 
@@ -33,9 +40,10 @@ class MaskFiles:
     ):
         self._store, self._spec, self._digest, self._clock = store, spec, settings_digest, clock
         self._complaints = Complaints(log, clock)
-        self._live_serial = -1  # the live file is written at the start, too: a reader finds it before the first fit
+        self._live_serial = -1  # where there is no live file yet, one is written at the start: a reader finds it
         self._live_after = self._mask_after = -float("inf")
         self._ended = 0
+        self._kept: set[str] = set()  # files that the log has spoken of
         self.version = self._found()
         self.alarms: dict[str, str] = {}
 
@@ -54,7 +62,7 @@ class MaskFiles:
             self._ended = status.exposures_ended if done else -1  # -1: try again
 
     def finish(self, status: Status) -> bool:
-        """Write both for the last time. Returns whether that went well."""
+        """Write both for the last time, where there is anything to say. Returns whether that went well."""
         live = not self._store.live_file or self._attempt("live_file", self.write_live, status)
         mask = not self._store.mask_file or self._attempt("mask_file", self.write_mask, status)
         return live and mask
@@ -71,6 +79,12 @@ class MaskFiles:
         log.info("mask written to %s", self._store.mask_file, extra={"event": "mask", "version": self.version})
 
     def _attempt(self, key: str, write: Callable[[Status], None], status: Status) -> bool:
+        """Write one file, unless that would cost a good one. Returns whether nothing is left to do."""
+        if not any_judged(status) and os.path.exists(getattr(self._store, key)):
+            if key not in self._kept:
+                self._kept.add(key)
+                log.info("store.%s is kept as found while no map is judged", key, extra={"event": "mask"})
+            return True
         try:
             write(status)
         except OSError as e:

@@ -23,7 +23,7 @@ from ..storage.lease import Lease
 from ..wire.masks import CommitRequest
 from . import memory
 from .app import HttpServer
-from .files import MaskFiles
+from .files import MaskFiles, any_judged
 from .notify import notify
 from .prepare import prepare, state_directory
 from .receiver import LAST_S, Receiver
@@ -118,6 +118,10 @@ class Service:
         if isinstance(request, CommitRequest):
             if not self.config.store.mask_file:
                 raise ConfigError("no store.mask_file is configured, so there is nowhere to write the mask to")
+            if not any_judged(self._worker.status):
+                raise ConfigError(
+                    "nothing is judged yet, so the mask file stays as it is; ask again after the first fits"
+                )
             self._commits.set()
             return {"mask_file": self.config.store.mask_file, "version": self._files.version + 1}
         stages = len(self._parts.spec.stages)
@@ -130,29 +134,34 @@ class Service:
     # Its life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Everything up to READY=1. Raises ConfigError where a port or directory is not to be had; then all is closed."""
+        """Everything up to READY=1. Raises ConfigError where a port or directory is not to be had; then all is closed.
+
+        The leases come last of what can fail: taking them ends another service of these shards, so whoever cannot
+        serve must not. Only then is anything sent, under a generation that is on disk.
+        """
         with ExitStack() as undo:
             undo.callback(self._close)
-            generation = self._take_leases()
             if self._tune_memory:
                 memory.tune()
                 memory.touch(memory.message_bytes(self.config), memory.buffers(self.config))
-            self._parts.maker.warm_up()
+            self._http = HttpServer(self.config.http, self.status)
             spec = self._parts.spec
             layout = (len(spec.stages), spec.cells, *spec.module_shape)
             self._publisher = Publisher(
-                self.config.publish, spec.name, layout, self._parts.shards, generation, self.config.digest,
-                self._on_request, self._alive,
+                self.config.publish, spec.name, layout, self._parts.shards, self.config.digest, self._on_request,
+                self._alive,
             )  # fmt: skip
-            self._worker.status = replace(
-                self._worker.status, generation=generation, epoch=self._publisher.epoch, started_at=time.time()
-            )
-            self._publisher.start()
-            self._http = HttpServer(self.config.http, self.status)
-            self._http.start()
+            self._publisher.bind()
+            self._parts.maker.warm_up()
             settings = self.config.source
             source = self._source or ZmqSource(settings, self._parts.decoder, spec)
             self._receiver = Receiver(source, self._frames, settings.when_full, ", ".join(settings.endpoints))
+            generation = self._take_leases()
+            self._worker.status = replace(
+                self._worker.status, generation=generation, epoch=self._publisher.epoch, started_at=time.time()
+            )
+            self._publisher.start(generation)
+            self._http.start()
             self._worker.start()
             self._receiver.start()
             undo.pop_all()
@@ -175,8 +184,8 @@ class Service:
         self._commits.clear()
         status = self.status()
         self._files.step(status, commit)
-        newest = max((module.train_id for module in status.modules.values()), default=0)
-        self._publisher.progress(self._files.version, newest)
+        latest = max(status.modules.values(), key=lambda module: module.fed_at)  # not the highest: one may be corrupt
+        self._publisher.progress(self._files.version, latest.train_id)
         self._sign_of_life(status, now)
 
     def stop(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import DataError
+from ..exposure import in_words
 from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import MapChange, MapFit, MapKey
 from ..sources.complaints import Complaints
@@ -31,11 +32,23 @@ MEMORY_S = 5.0  # how often the maker is asked what it holds
 
 @dataclass(frozen=True, slots=True)
 class Expose:
-    """Request: what the detector sees from now on. new: start its statistics afresh. override: over the stream's word."""
+    """Request: what the detector sees from now on. new: start its statistics afresh. override: over the stream's word.
+
+    UNKNOWN takes the operator's word back; with override it is one, and no frame is used whatever the stream says.
+    """
 
     exposure: Exposure
     new: bool = False
     override: bool = False
+
+    @property
+    def withdrawn(self) -> bool:
+        return self.exposure.illumination is Illumination.UNKNOWN and not self.override
+
+    def __str__(self) -> str:
+        if self.withdrawn:
+            return "nothing any more"
+        return in_words(self.exposure) + ", afresh" * self.new + ", over the stream's word" * self.override
 
 
 def select(batch: FrameBatch, cells: range) -> FrameBatch:
@@ -130,7 +143,7 @@ class Worker:
                 accepted=module.accepted + accepted,
                 rejected=_added(module.rejected, rejected),
                 nbytes=module.nbytes + mine.pixels.nbytes + (0 if mine.gain is None else mine.gain.nbytes),
-                train_id=max(module.train_id, int(mine.train_id.max())),
+                train_id=int(mine.train_id[-1]),  # not the highest: one corrupt id would stay for good
                 fed_at=now,
                 data_at=batch.timestamp,
                 frame_age=module.frame_age.add(max(0.0, now - batch.timestamp)),
@@ -161,8 +174,8 @@ class Worker:
             except queue.Empty:
                 return asked
             asked = True
-            self._labeler.operator(request.exposure, request.override)
-            if request.new:
+            self._labeler.operator(None if request.withdrawn else request.exposure, request.override)
+            if request.new and not request.withdrawn:
                 self._maker.restart(request.exposure)
             log.info("the operator says: %s", request, extra={"event": "expose"})
 
@@ -206,7 +219,8 @@ class Worker:
         contradiction, alarms = self._labeler.contradiction, ()
         if contradiction is not None:
             stream, operator, decided = contradiction
-            alarms = (f"the stream says {stream}, the operator {operator}; in force is the word of the {decided}",)
+            said = f"the stream says {in_words(stream)}; the operator says {in_words(operator)}"
+            alarms = (f"{said}; in force is the word of the {decided}",)
             self._complaints.say("contradiction", alarms[0])
         elif batch.exposure.illumination is Illumination.UNKNOWN:
             alarms = (NOBODY_SAYS,)

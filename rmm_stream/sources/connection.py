@@ -39,7 +39,9 @@ class Connection:
         self._socket = self._context.socket(KINDS[self._source.socket])
         self._socket.linger = 0
         self._socket.set_hwm(self._source.hwm)
-        self._socket.maxmsgsize = self._source.max_message_mb << 20  # bounds each part before it is allocated
+        # Bounds each part before it is allocated, at the price of the connection and without a word of why. Up to twice
+        # the limit is read and refused by whoever reads it, who can count it.
+        self._socket.maxmsgsize = 2 * (self._source.max_message_mb << 20)
         self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
         for option, value in KEEPALIVE.items():
             self._socket.setsockopt(option, value)

@@ -110,7 +110,7 @@ class ZmqSource:
             self._complaints.say(
                 "disconnect",
                 f"lost {connection.endpoint}, connecting again; where this repeats with every train, a message part "
-                f"is larger than source.max_message_mb = {self._source.max_message_mb}",
+                f"may be more than twice source.max_message_mb = {self._source.max_message_mb}",
             )
         if refused:
             self._complaints.say(
@@ -125,6 +125,7 @@ class ZmqSource:
         tally.messages += 1
         tally.nbytes += sum(part.nbytes for part in parts)
         try:
+            check_size(parts, self._source.max_message_mb)
             decoded = self._decoder.decode(parts, self._wall())
         except ProtocolError as e:
             tally.malformed[e.reason] += 1
@@ -153,7 +154,8 @@ class ZmqSource:
             self._complaints.say("missed", f"module {module}: {entry.missed} trains missed", level=logging.INFO)
         if entry.new_series:
             tally.series[module] += 1
-            log.info("module %d: train ids start again at %d", module, batch.train_id[0], extra={"event": "new_series"})
+            text = f"module {module}: train ids start again at {batch.train_id[0]}"
+            self._complaints.say("new_series", text, level=logging.INFO)
         for reason, count in (("duplicate", entry.duplicate), ("reordered", entry.reordered)):
             if count:
                 tally.rejected[module, reason] += count
@@ -168,6 +170,13 @@ class ZmqSource:
     def _reject(self, module: int, reason: str, count: int) -> None:
         whose = "no module of ours" if module == NO_MODULE else f"module {module}"
         self._complaints.say(reason, f"{whose}: {count} refused ({reason})", level=_level(reason))
+
+
+def check_size(parts: Sequence[memoryview], limit_mb: int) -> None:
+    """Raises ProtocolError("oversized") for a part beyond source.max_message_mb, before anybody decodes it."""
+    largest = max((part.nbytes for part in parts), default=0)
+    if largest > limit_mb << 20:
+        raise ProtocolError("oversized", f"a part of {largest} bytes; source.max_message_mb = {limit_mb} allows fewer")
 
 
 def _level(reason: str) -> int:

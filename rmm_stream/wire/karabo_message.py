@@ -20,6 +20,9 @@ from .decoder import DTYPES, Part, as_array, check_time, check_train_id, unpack
 MAX_PARTS = 4096  # 16 modules with 6 arrays each are 224
 MAX_HEADER = 4096  # bytes; real ones have about 200
 MAX_VALUES = 1 << 20  # bytes of all values of a source that are not arrays
+MAX_ENTRIES = 4096  # of one map or list of version 1.0: sources, keys, plain numbers; real ones have some hundred
+MAX_ALL_ENTRIES = 1 << 18  # of all maps and lists of a message of version 1.0, themselves counted
+MAX_TEXT = 1 << 16  # bytes of a string of version 1.0
 ATTOSECONDS = 10**18
 
 
@@ -161,11 +164,26 @@ def read(parts: Sequence[Part]) -> dict[str, KaraboSource]:
 
 
 def _read_1_0(part: Part) -> dict[str, KaraboSource]:
-    """One msgpack map of maps. unpackb bounds every length by the buffer."""
+    """One msgpack map of maps. unpackb bounds lengths of bytes by the buffer, we the number of objects it may make."""
+    left = MAX_ALL_ENTRIES
+
+    def counted(container: dict | list) -> dict | list:
+        nonlocal left
+        left -= 1 + len(container)
+        if left < 0:
+            raise ProtocolError("oversized", f"more than {MAX_ALL_ENTRIES} entries in maps and lists")
+        return container
+
     try:
-        tree = msgpack.unpackb(part, raw=False)
+        tree = msgpack.unpackb(
+            part, raw=False, object_hook=counted, list_hook=counted, max_array_len=MAX_ENTRIES,
+            max_map_len=MAX_ENTRIES, max_str_len=MAX_TEXT, max_ext_len=MAX_TEXT,
+        )  # fmt: skip
+    except ProtocolError:
+        raise
     except Exception as e:  # msgpack's errors have no base but this: ValueError, OutOfData, OverflowError, ...
-        reason = "truncated" if isinstance(e, ValueError) and "incomplete" in str(e) else "mistyped"
+        said = str(e) if isinstance(e, ValueError) else ""
+        reason = "truncated" if "incomplete" in said else "oversized" if "exceeds max_" in said else "mistyped"
         raise ProtocolError(reason, f"not karabo-bridge 1.0: {type(e).__name__} {str(e)[:200]}") from None
     if not isinstance(tree, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in tree.items()):
         raise ProtocolError("mistyped", "not karabo-bridge 1.0, which is a map of sources")

@@ -31,6 +31,9 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask, and say what the service answered."""
     ask(args.endpoint, ExposeRequest(args.illumination, args.gain_stage, args.new, args.override), args.timeout)
+    if args.illumination == "unknown" and not args.override:
+        print(f"{args.endpoint}: the operator's word is taken back; the stream and the configuration speak again")
+        return 0
     held = "each pixel switches by itself" if args.gain_stage is None else f"gain stage {args.gain_stage}"
     print(f"{args.endpoint}: {args.illumination}, {held}{', statistics start afresh' if args.new else ''}")
     return 0

@@ -21,6 +21,19 @@ TINY = DetectorSpec(
     saturation=(1 << 14) - 1,
     gain="analogue",
 )
+#: The same as an operator would describe it.
+TINY_SECTION = """\
+[detector]
+name = "tiny"
+modules = 2
+module_shape = [64, 32]
+asic_shape = [32, 32]
+cells = 3
+stages = ["high", "low"]
+bits = 14
+saturation = 16383
+gain = "analogue"
+"""
 #: Gain code on top of the word, modules numbered from 1, no memory cells: what JUNGFRAU has.
 TINY_PACKED = DetectorSpec(
     name="tinyjf",

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 import h5py
 import numpy as np
 import pytest
+from builders import TINY_SECTION
 
 from rmm_stream.batch import Input, Job, accumulate, frames_to_read, make_masks
 from rmm_stream.cli.main import main
@@ -25,17 +26,9 @@ SETTINGS = Settings(fit=Fit(min_frames=24), features=Features(lit=Lit(every_trai
 FRAMES = 36  # per cell
 HIGH_OFFSET, NOISY, HIGH_LEVEL, DIM = (10, 10), (40, 20), (20, 8), (50, 12)
 
-TINY_TOML = """
-[detector]
-name = "tiny"
-modules = 2
-module_shape = [64, 32]
-asic_shape = [32, 32]
-cells = 3
-stages = ["high", "low"]
-bits = 14
-saturation = 16383
-gain = "analogue"
+TINY_TOML = (
+    TINY_SECTION
+    + """
 
 [fit]
 min_frames = 24
@@ -43,6 +36,7 @@ min_frames = 24
 [features.lit]
 every_train = 1
 """
+)
 
 
 def draw(spec, rng, offset, level, photons=0.0):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from builders import NOW, SAYS_EXPOSURE, TINY
+from builders import NOW, SAYS_EXPOSURE, TINY, TINY_SECTION
 from karabo_bridge.server import ServerInThread
 from running import frames_seen, running
 
@@ -27,17 +27,9 @@ pytestmark = pytest.mark.system
 TRAINS = 40
 EXPOSURES = (Exposure(Illumination.DARK, 0), Exposure(Illumination.DARK, 1), Exposure(Illumination.FLAT))
 
-TOML = """
-[detector]
-name = "tiny"
-modules = 2
-module_shape = [64, 32]
-asic_shape = [32, 32]
-cells = 3
-stages = ["high", "low"]
-bits = 14
-saturation = 16383
-gain = "analogue"
+TOML = (
+    TINY_SECTION
+    + """
 [source]
 endpoint = "{endpoint}"
 socket = "{socket}"
@@ -60,6 +52,7 @@ directory = "{directory}"
 [http]
 port = 0
 """
+)
 
 
 def trains() -> Iterator[tuple[Exposure, list[FrameBatch]]]:

@@ -16,7 +16,7 @@ import hostile
 import numpy as np
 import pytest
 import zmq
-from builders import TINY, karabo_message, make_batch, native_message
+from builders import TINY, TINY_SECTION, karabo_message, make_batch, native_message
 from karabo_bridge.server import ServerInThread
 from running import WAIT_S, running
 
@@ -34,17 +34,9 @@ pytestmark = pytest.mark.system
 
 FRAMES = 24
 
-TINY_TOML = """
-[detector]
-name = "tiny"
-modules = 2
-module_shape = [64, 32]
-asic_shape = [32, 32]
-cells = 3
-stages = ["high", "low"]
-bits = 14
-saturation = 16383
-gain = "analogue"
+TINY_TOML = (
+    TINY_SECTION
+    + """
 [source]
 protocol = "{protocol}"
 endpoint = "{endpoint}"
@@ -71,6 +63,7 @@ live_file = "{directory}/live.h5"
 [http]
 port = 0
 """
+)
 
 
 def write_config(directory: Path, endpoint: str, protocol="karabo", socket="pull", limit=64) -> Path:

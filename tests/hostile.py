@@ -60,7 +60,7 @@ def anything() -> list[Hostile]:
         Hostile("pickle in pairs", "mistyped", [bomb(), bomb()]),
         Hostile("json in pairs", "mistyped", [b'{"htype":"dheader-1.0","series":1}', b"{}"]),
         Hostile("long header", "oversized", [b"\xda\xff\xff" + bytes(1 << 17), b""]),
-        Hostile("deep header", "mistyped", [b"\x81\xa6source" + DEEP[:4000], b""]),
+        Hostile("deep header", "mistyped", [b"\x81\xa6source" + b"\x91" * 3990 + b"\x90", b""]),
         Hostile("huge list in the header", "truncated", [b"\x81\xa5shape" + HUGE, b""]),
     ]
 

@@ -24,7 +24,7 @@ from .policy import MaskPolicy
 from .policy.overlay import overlay
 from .rmm import MaskMaker, gain
 from .rmm.background import is_sampled
-from .rmm.gate import frame_mean, outlying, serves_as_base, subset
+from .rmm.gate import frame_mean, of_indicator, outlying, serves_as_base, subset
 from .rmm.keys import VALUES, DarkKey, LitKey
 from .shard import Shard
 from .sources.frame_stack import FrameStack
@@ -245,10 +245,12 @@ def _gated(job: Job, inputs: Sequence[Input], count) -> dict[int, NDArray]:
     """F1, first pass: for each cell, (n,) bool in reading order, the frames of one exposure unlike others of their stage."""
     spec, settings = job.spec, job.settings
     free = inputs[0].exposure.gain_stage is None and spec.gain == "code"
-    bases: dict[tuple[int, int], NDArray] = {}
+    analogue = spec.gain == "analogue" and all(given.stack.gain or "kind" in given.stack.axes for given in inputs)
+    quantities = (spec, of_indicator(spec)) if analogue else (spec,)
+    bases: dict[tuple[int, int, int], NDArray] = {}
     stages: dict[int, list[int]] = {}
-    means: dict[int, list[float]] = {}
-    for batch in count(_read(job, inputs, indicator=free)):
+    means: dict[int, list[list[float]]] = {}
+    for batch in count(_read(job, inputs, indicator=free or analogue)):
         for t, cell in enumerate(batch.cell.tolist()):
             frame, stage = batch.pixels[t], 0
             if free and batch.gain is not None:
@@ -256,17 +258,22 @@ def _gated(job: Job, inputs: Sequence[Input], count) -> dict[int, NDArray]:
                 stage = gain.majority(
                     gain.route(spec, batch.pixels[one], batch.gain[one], None, None, True), len(spec.stages)
                 )
-            if (cell, stage) not in bases and serves_as_base(values := subset(frame, spec)):
-                bases[cell, stage] = values
-            base = bases.get((cell, stage))
-            means.setdefault(cell, []).append(np.nan if base is None else frame_mean(frame, base, spec))
+            row = []
+            for q, (kind, image) in enumerate(zip(quantities, (frame, batch.gain[t]) if analogue else (frame,))):
+                if (cell, stage, q) not in bases and serves_as_base(values := subset(image, kind)):
+                    bases[cell, stage, q] = values
+                base = bases.get((cell, stage, q))
+                row.append(np.nan if base is None else frame_mean(image, base, kind))
+            means.setdefault(cell, []).append(row)
             stages.setdefault(cell, []).append(stage)
     out = {}
-    for cell, of_cell in means.items():
-        all_means, at = np.array(of_cell), np.array(stages[cell])
-        out[cell] = np.zeros(len(all_means), bool)
+    for cell, rows in means.items():
+        columns, at = np.array(rows).T, np.array(stages[cell])
+        out[cell] = np.zeros(len(at), bool)
         for stage in np.unique(at):
-            out[cell][at == stage] = outlying(all_means[at == stage], settings.gate, spec, settings.fit)
+            here = at == stage
+            for kind, column in zip(quantities, columns):
+                out[cell][here] |= outlying(column[here], settings.gate, kind, settings.fit)
     return out
 
 

@@ -143,5 +143,5 @@ def test_state_restores_to_something_that_continues_identically():
     frames[::9] += np.uint16(60)
     assert verdicts(gate, frames) == verdicts(kept, frames)
     fresh = FrameGate.restore(FrameGate(TINY, GATE).state(), TINY, GATE)
-    assert fresh.base is None
-    assert fresh.seen == 0
+    assert fresh.values.base is None
+    assert fresh.values.seen == 0

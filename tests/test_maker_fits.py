@@ -317,3 +317,13 @@ def test_the_dark_of_an_adjacent_stage_is_news_for_gain_separation():
     assert judged[0] & BadPixel.GAIN_SEPARATION
     assert judged[1] & BadPixel.GAIN_SEPARATION
     assert m.fit_due(limit=100) == []
+
+
+def test_a_frame_with_a_foreign_gain_indicator_is_gated():
+    """Its values are good; but one such frame would widen the bands of F4 for every pixel."""
+    m = maker(ONE_CELL)
+    m.feed(frames(ONE_CELL, 60, DARK1))
+    dark = frames(ONE_CELL, 61)
+    dark.gain[45] = 16000
+    assert m.feed(dark).rejected == {"gated": 1}
+    assert bad(m) == bad(m, stage=1) == {}

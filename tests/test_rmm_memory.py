@@ -67,7 +67,7 @@ def test_gate_holds_what_is_planned_of_a_large_and_a_small_frame():
         spec = replace(TINY, module_shape=shape, asic_shape=asic, cells=1)
         gate = maker(spec)._gate(frames(spec, 1), 0, 0)
         gate.accepts(np.zeros(shape, np.uint16))
-        assert gate.base.size == memory.seen_by_gate(spec)
+        assert gate.values.base.size == memory.seen_by_gate(spec)
 
 
 def test_an_agipd_module_is_planned_below_3_7_gigabytes():

@@ -208,7 +208,7 @@ def test_a_state_does_not_change_while_its_maker_goes_on():
     m.feed(frames(ONE_CELL, 20, train=3000))
     restored = MaskMaker.restore(state)
     assert restored.dark[DarkKey(0, VALUES, 0)].frames[0] == 40
-    assert restored.gates[KEY].seen == 40
+    assert restored.gates[KEY].values.seen == 40
 
 
 @pytest.mark.parametrize("cells", [range(0, 3, 2), range(0), range(2, 9)])

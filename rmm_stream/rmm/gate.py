@@ -5,6 +5,8 @@ offsets over pixels and ASICs takes no part in it. Live, a frame is judged on ar
 rejected ones included, or a real step would lock the gate for good. Batch judges all frames against each other.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,8 +47,13 @@ def outlying(means: NDArray, gate: Gate, spec: DetectorSpec, fit: Fit = Fit()) -
     return np.abs(means - judged.mean) > gate.cut * judged.sigma  # false for nan
 
 
-class FrameGate:
-    """The gate of one (module, stage, cell). Mutable; one owner.
+def of_indicator(spec: DetectorSpec) -> DetectorSpec:
+    """How F1 looks at an analogue gain indicator: every value of it is data."""
+    return replace(spec, saturation=None, sentinels=(), counting=False)
+
+
+class Series:
+    """Robust means of one quantity of the frames of one (module, stage, cell), each judged against the last ones. Mutable.
 
     The first `learn` frames are let through on trial: when the last of them comes, all are judged against each other.
     """
@@ -68,24 +75,57 @@ class FrameGate:
         self.seen += 1
         return good
 
-    @property
-    def on_trial(self) -> bool:
-        """Whether frames have been let through that are not judged yet."""
-        return 0 < self.seen < self.gate.learn
-
     def trial_failed(self) -> bool:
-        """True once, when the trial ends and one of the frames let through proves foreign: forget them and begin again."""
+        """True once, when the trial ends and one of the frames let through proves foreign."""
         return self.seen == self.gate.learn and bool(outlying(self.means[: self.seen], self.gate, self.spec).any())
 
     def state(self) -> dict[str, NDArray]:
         base = np.empty(0) if self.base is None else self.base
         return {"base": base, "means": self.means, "seen": np.array(self.seen)}
 
+    def restore(self, state: dict[str, NDArray]) -> None:
+        """Take over a state. The arrays are copied."""
+        self.base = state["base"].copy() if state["base"].size else None
+        n = min(len(self.means), len(state["means"]))
+        self.means[:n] = state["means"][:n]
+        self.seen = int(state["seen"])
+
+
+class FrameGate:
+    """The gate of one (module, stage, cell): over the values and, where it is analogue, over the gain indicator.
+
+    One frame with a foreign indicator would widen the bands of F4 for every pixel. Mutable; one owner.
+    """
+
+    def __init__(self, spec: DetectorSpec, gate: Gate):
+        self.values = Series(spec, gate)
+        self.indicator = Series(of_indicator(spec), gate) if spec.gain == "analogue" else None
+
+    def accepts(self, frame: NDArray, indicator: NDArray | None = None) -> bool:
+        """Whether a frame, (ss, fs), and its gain indicator are like the others. Remembers them either way."""
+        good = self.values.accepts(frame)
+        if self.indicator is not None and indicator is not None:
+            good &= self.indicator.accepts(indicator)
+        return good
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether frames have been let through that are not judged yet."""
+        return 0 < self.values.seen < self.values.gate.learn
+
+    def trial_failed(self) -> bool:
+        """True once, when the trial ends and one of the frames let through proves foreign: forget them and begin again."""
+        failed = [series.trial_failed() for series in (self.values, self.indicator) if series is not None]
+        return any(failed)
+
+    def state(self) -> dict[str, NDArray]:
+        parts = {"values": self.values} | ({"indicator": self.indicator} if self.indicator is not None else {})
+        return {f"{name}/{key}": array for name, series in parts.items() for key, array in series.state().items()}
+
     @classmethod
     def restore(cls, state: dict[str, NDArray], spec: DetectorSpec, gate: Gate) -> "FrameGate":
         restored = cls(spec, gate)
-        restored.base = state["base"].copy() if state["base"].size else None
-        n = min(len(restored.means), len(state["means"]))
-        restored.means[:n] = state["means"][:n]
-        restored.seen = int(state["seen"])
+        for name in ("values", "indicator"):
+            if (series := getattr(restored, name)) is not None:
+                series.restore({key: state[f"{name}/{key}"] for key in ("base", "means", "seen")})
         return restored

@@ -129,7 +129,9 @@ class MaskMaker:
             stage = gain.majority(where[t], len(self.spec.stages))
             if stage < 0:
                 rejected["no_valid_pixel"] += 1
-            elif self.gated and not self._gate(batch, cell, stage).accepts(batch.pixels[take[t]]):
+            elif self.gated and not self._gate(batch, cell, stage).accepts(
+                batch.pixels[take[t]], None if batch.gain is None else batch.gain[take[t]]
+            ):
                 rejected["gated"] += 1
             else:
                 accepted.setdefault(stage, []).append(t)

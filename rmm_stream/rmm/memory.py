@@ -61,7 +61,8 @@ def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> li
     )
     parts.append(Part("F6 being replaced, per stage", "expose --new, until the new speaks", pixels * f6, True))
     maps = len(spec.stages)
-    gate_bytes = 8 * (seen_by_gate(spec) + settings.gate.history)  # base frame and frame means of F1
+    series = 2 if spec.gain == "analogue" else 1  # values, and the indicator
+    gate_bytes = series * 8 * (seen_by_gate(spec) + settings.gate.history)  # base frame and frame means of F1
     parts.append(Part("flags", "fits and publication", maps * pixels * FLAG_BYTES, True))
     parts.append(Part("frame gate", "dark frames", modules * cells * maps * gate_bytes, True))
     return parts

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from math import ceil
 from typing import NamedTuple
 
@@ -284,16 +283,7 @@ def _without(batch: FrameBatch, gated: Mapping[int, NDArray], seen: Counter) -> 
         here = np.flatnonzero(batch.cell == cell)
         keep[here] = ~gated[cell][seen[cell] : seen[cell] + len(here)]
         seen[cell] += len(here)
-    if keep.all():
-        return batch
-    return changed(
-        batch,
-        pixels=batch.pixels[keep],
-        gain=None if batch.gain is None else batch.gain[keep],
-        cell=batch.cell[keep],
-        train_id=batch.train_id[keep],
-        complete=batch.complete[keep],
-    )
+    return batch if keep.all() else batch.some(keep)
 
 
 def _join(parts: Sequence[Mask]) -> Mask:

@@ -4,7 +4,7 @@ Axis rule of the whole package, no exceptions: (..., cell or frame, slow scan, f
 Decoders transpose on the way in; nothing else ever does. Knows nothing of bytes, sockets or statistics.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from numpy.typing import NDArray
@@ -61,3 +61,14 @@ class FrameBatch:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def some(self, chosen: slice | NDArray) -> "FrameBatch":
+        """The chosen frames only: a slice gives views, indices or a (n,) bool mask give copies."""
+        return replace(
+            self,
+            pixels=self.pixels[chosen],
+            gain=None if self.gain is None else self.gain[chosen],
+            cell=self.cell[chosen],
+            train_id=self.train_id[chosen],
+            complete=self.complete[chosen],
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import TINY
 from hypothesis import settings
 
 from rmm_stream.detectors import DetectorSpec
@@ -18,17 +19,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture
 def tiny() -> DetectorSpec:
     """2 modules x 3 cells x 2 stages x 64 x 32 pixels with ASICs of 32 x 32 and an analogue gain indicator."""
-    return DetectorSpec(
-        name="tiny",
-        modules=2,
-        module_shape=(64, 32),
-        asic_shape=(32, 32),
-        cells=3,
-        stages=("high", "low"),
-        bits=14,
-        saturation=(1 << 14) - 1,
-        gain="analogue",
-    )
+    return TINY
 
 
 @pytest.fixture

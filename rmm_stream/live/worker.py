@@ -59,14 +59,7 @@ def select(batch: FrameBatch, cells: range) -> FrameBatch:
     places = np.flatnonzero(mine)
     run = len(places) and places[-1] - places[0] + 1 == len(places)
     chosen = slice(int(places[0]), int(places[-1]) + 1) if run else places  # neighbours are a view, not a copy
-    return replace(
-        batch,
-        pixels=batch.pixels[chosen],
-        gain=None if batch.gain is None else batch.gain[chosen],
-        cell=batch.cell[chosen],
-        train_id=batch.train_id[chosen],
-        complete=batch.complete[chosen],
-    )
+    return batch.some(chosen)
 
 
 class Worker:

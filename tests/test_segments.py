@@ -99,6 +99,16 @@ def test_replaced_darks_speak_until_their_successors_can():
     assert m.dark[DarkKey(0, VALUES, 0)].frames[0] == 30
 
 
+def test_replaced_darks_are_dropped_though_some_cells_never_came():
+    m = maker()
+    m.feed(frames(n=40, cells=(0, 1)))
+    m.restart(DARK0)
+    m.feed(frames(n=30, cells=(0,), train=3000))
+    assert m.segments.old_dark, "cell 1 still speaks through them"
+    m.feed(frames(n=30, cells=(1,), train=4000))
+    assert m.segments.old_dark == {}
+
+
 def test_darks_that_never_spoke_are_dropped_at_once():
     m = maker(ONE_CELL)
     m.feed(frames(ONE_CELL, 10))

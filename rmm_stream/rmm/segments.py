@@ -1,7 +1,7 @@
 """The statistics that a maker holds, one segment per exposure, and what is derived from them: offsets and gain thresholds.
 
 A segment is opened by the first frame of its exposure, resumed by alternation, and replaced as a whole: a replaced one
-goes on speaking until its successor has fit.min_frames of every cell. Knows no gates, routes or fits.
+goes on speaking, cell by cell, until its successor has fit.min_frames. Knows no gates, routes or fits.
 """
 
 from collections.abc import Iterator
@@ -77,10 +77,11 @@ class Segments:
                 old[key] = replaced
 
     def retire(self) -> None:
-        """Drop the replaced segments whose successors have enough frames of every cell."""
+        """Drop the replaced segments whose successors speak for every cell for which they spoke."""
         for segments, old in ((self.dark, self.old_dark), (self.lit, self.old_lit)):
             for key in list(old):
-                if key in segments and (segments[key].frames >= self.least).all():
+                spoke = old[key].frames >= self.least
+                if key in segments and (segments[key].frames[spoke] >= self.least).all():
                     del old[key]
                     self._derived.clear()
 

@@ -121,6 +121,23 @@ def route_analogue(gain, thresholds, ascending):
     return np.array(out, np.uint8)
 
 
+def bands_between(cuts, ascending):
+    """Per stage and pixel the indicators that route_analogue() puts there, as a set. cuts: (stages - 1, px)."""
+    g = np.arange(65536)
+    where = [route_analogue(g, np.repeat(cuts[:, i : i + 1], 65536, 1), ascending) for i in range(cuts.shape[1])]
+    return [[set(g[of == stage].tolist()) for of in where] for stage in range(len(cuts) + 1)]
+
+
+def count_in_bands(values, gain, bands, least, most, line, step):
+    """Per stage: pixels whose value is valid and whose indicator is in its band, among the first `line` of every `step`."""
+    seen = [i for i in range(len(values)) if i % step < line and least <= values[i] <= most]
+    return [sum(low[i] <= gain[i] <= high[i] for i in seen) for low, high in bands]
+
+
+def find_valid(frames, take, least, most):
+    return [any(least <= v <= most for v in frames[t].tolist()) for t in take]
+
+
 def count_stage(where, care, stage):
     return sum(w & int(care) == int(stage) for w in where.tolist())
 
@@ -142,14 +159,55 @@ def triple(values):
     return len(exact), float(mean), float(sum((v - mean) ** 2 for v in exact))
 
 
-def add_frames(frames, take, where, care, stage):
-    """Per pixel (reference, count, s1, s2) of empty sums that take in some frames."""
-    rows = []
-    for i in range(frames.shape[1]):
-        v = counted(frames, take, where, care, stage, i)
-        reference = v[0] if v else 0
-        rows.append((reference, len(v), sum(x - reference for x in v), sum((x - reference) ** 2 for x in v)))
-    return np.array(rows, object).T
+def sums_about(reference, values):
+    """(count, s1, s2) of some values."""
+    return len(values), sum(v - reference for v in values), sum((v - reference) ** 2 for v in values)
+
+
+def add_frames(frames, take, where, care, stage, reference):
+    """Per pixel (count, s1, s2) of empty sums that take in some frames."""
+    values = [counted(frames, take, where, care, stage, i) for i in range(frames.shape[1])]
+    return np.array([sums_about(r, v) for r, v in zip(reference.tolist(), values)], object).T
+
+
+def block_of(stacks, rows, pixel):
+    """The values of one pixel in the frames of a block."""
+    return [stack[row, pixel].item() for stack, row in zip(stacks, rows)]
+
+
+def add_blocks(stacks, rows, reference):
+    """Per cell and pixel (count, s1, s2) of empty sums that take in a block, every value of it."""
+    return add_blocks_masked(stacks, rows, 0, 65535, reference)
+
+
+def add_blocks_masked(stacks, rows, least, most, reference):
+    """The same of the values within least..most. reference: (cells, px)."""
+    return [
+        np.array([sums_about(r, [v for v in block_of(stacks, of, i) if least <= v <= most]) for i, r in enumerate(about)])
+        for of, about in zip(rows.tolist(), reference.tolist())
+    ]
+
+
+def add_block_banded(stacks, gains, rows, low, high, least, most, reference):
+    """Per pixel (count, s1, s2) of the values within least..most whose indicators lie within low..high."""
+    out = []
+    for i, r in enumerate(reference.tolist()):
+        pairs = zip(block_of(stacks, rows, i), block_of(gains, rows, i))
+        out.append(sums_about(r, [v for v, g in pairs if least <= v <= most and low[i] <= g <= high[i]]))
+    return np.array(out)
+
+
+def add_block_placed(gains, rows, low, high, most):
+    """Whether an indicator lies outside of low..high, or beyond most."""
+    return any(
+        not lo <= g <= hi or g > most
+        for i, (lo, hi) in enumerate(zip(low.tolist(), high.tolist()))
+        for g in block_of(gains, rows, i)
+    )
+
+
+def any_in_band(gains, rows, low, high):
+    return any(lo <= g <= hi for i, (lo, hi) in enumerate(zip(low, high)) for g in block_of(gains, rows, i))
 
 
 def moments(reference, n, s1, s2):

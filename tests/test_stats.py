@@ -9,12 +9,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rmm_stream.rmm.kernels import sums
-from rmm_stream.rmm.stats import INDICATOR, VALUE, FloatStats, IntegerStats
+from rmm_stream.rmm.kernels.blocks import BLOCK
+from rmm_stream.rmm.kernels.sums import SPILL_AT
+from rmm_stream.rmm.stats import INDICATOR, VALUE, Block, FloatStats, IntegerStats, flat
 
 few = settings(max_examples=40, deadline=None)
 SHAPE = (2, 3)
+TOP = (1 << 14) - 1
+
+
+def narrow(cells, shape, dtype=np.uint16):
+    return IntegerStats(cells, shape, dtype, narrow=True)
+
+
+narrow.restore = IntegerStats.restore
 KINDS = [
     pytest.param(IntegerStats, np.uint16, True, id="integer"),
+    pytest.param(narrow, np.uint16, True, id="blocks"),
     pytest.param(FloatStats, np.float32, False, id="float"),
 ]
 
@@ -29,6 +40,12 @@ class Feeder:
         return self.kind(2, SHAPE, self.dtype)
 
     def feed(self, stats, indices, cell=1):
+        if self.kind is narrow:
+            add_blocks(stats, self.frames, self.where, np.asarray(indices, np.int64), cell)
+        else:
+            self.update(stats, indices, cell)
+
+    def update(self, stats, indices, cell=1):
         stats.update(self.frames, np.asarray(indices, np.int64), self.where, self.stage, cell, self.care)
         stats.frames[cell] += len(indices)
 
@@ -38,10 +55,24 @@ class Feeder:
         return out
 
 
+def add_blocks(stats, frames, where, indices, cell):
+    """Add frames as blocks of eight; what does not count is beyond the limits, as a place without a frame is."""
+    values = np.where(where == 0, frames, 65535).astype(np.uint16)
+    blank = np.full((1, *SHAPE), 65535, np.uint16)
+    for part in np.split(indices, range(BLOCK, len(indices), BLOCK)):
+        if len(part):
+            stacks = (flat(values),) * len(part) + (flat(blank),) * (BLOCK - len(part))
+            rows = np.zeros((1, BLOCK), np.int64)
+            rows[0, : len(part)] = part
+            stats.add(Block(stacks, rows, np.array([cell])), (0, TOP))
+    stats.frames[cell] += len(indices)
+
+
 def draw_feeder(data, kind, dtype, n=None, stages=(0, 1, 128, 255)):
     n = data.draw(st.integers(1, 14)) if n is None else n
     if dtype == np.uint16:
-        values = st.one_of(st.sampled_from([0, 1, 65534, 65535]), st.integers(0, 65535))
+        top = TOP if kind is narrow else 65535
+        values = st.one_of(st.sampled_from([0, 1, top - 1, top]), st.integers(0, top))
     else:
         values = st.floats(-1000, 1000, width=32)
     frames = data.draw(arrays(dtype, (n, *SHAPE), elements=values))
@@ -212,14 +243,70 @@ def test_state_restores_to_something_that_continues_identically(kind, dtype, exa
     np.testing.assert_array_equal(kept.frames, stats.frames)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_reference_is_the_first_valid_value(dtype):
-    frames = np.array([np.full(SHAPE, 3), np.full(SHAPE, 5)], dtype)
+@few
+@given(st.data())
+def test_blocks_and_single_frames_give_the_same_moments(data):
+    n, feeder = draw_feeder(data, narrow, np.uint16)
+    blocks, singles = feeder.new(), feeder.new()
+    feeder.feed(blocks, range(n))
+    feeder.update(singles, range(n))
+    wide = IntegerStats(2, SHAPE)
+    feeder.update(wide, range(n))
+    laws.same_moments(blocks, singles, 1)
+    laws.same_moments(blocks, wide, 1)
+    laws.merge_commutes(blocks, wide, 1)
+
+
+@few
+@given(st.data())
+def test_blocks_in_which_every_value_counts_are_counted_as_a_whole(data):
+    n, feeder = draw_feeder(data, narrow, np.uint16, n=2 * BLOCK, stages=(0,))
+    masked, whole = feeder.stats(range(n)), feeder.new()
+    for first in (0, BLOCK):
+        rows = np.arange(first, first + BLOCK)[None]
+        whole.add(Block((flat(feeder.frames),) * BLOCK, rows, np.array([1])), None)
+    whole.frames[1] = n
+    laws.same_moments(whole, masked, 1)
+    laws.subtract_undoes_merge(whole, masked, 1)
+    laws.same_moments(IntegerStats.restore(whole.state()), masked, 1)
+    whole.restart(1)
+    assert not whole.moments(1).count.any()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, TOP), (TOP, 0)])
+def test_wild_pixels_leave_the_narrow_sums_before_they_overflow(low, high):
+    """Some pixels as far from their reference as 14 bits allow, for more blocks than an uint32 holds."""
+    first, wild = np.full(SHAPE, low, np.uint16), np.full(SHAPE, low, np.uint16)
+    wild[0, :2] = high
+    stats, n = narrow(1, SHAPE), 1
+    frames = np.stack([first, wild])
     where = np.zeros(frames.shape, np.uint8)
-    where[0, 0, 0] = 128
-    stats = Feeder(IntegerStats, dtype, frames, where).stats([0, 1])
-    assert stats.reference.dtype == dtype
-    assert stats.reference[1].tolist() == [[5, 3, 3], [3, 3, 3]]
+    add_blocks(stats, frames, where, np.array([0]), 0)
+    for _ in range(40):
+        add_blocks(stats, frames, where, np.ones(BLOCK, np.int64), 0)
+        n += BLOCK
+        assert (stats.s2 < SPILL_AT).all()
+    pixels, _ = stats.spilled[0]
+    assert pixels.tolist() == [0, 1], "only those are kept apart"
+    found = stats.moments(0)
+    assert (found.count == n).all()
+    mean, m2 = naive.moments(0, n, low + high * (n - 1), low**2 + high**2 * (n - 1))
+    assert found.mean[0, 0] == pytest.approx(mean, rel=1e-15)
+    assert found.m2[0, 0] == pytest.approx(m2, rel=1e-15)
+    assert found.m2[1, 2] == 0
+    laws.same_moments(IntegerStats.restore(stats.state()), stats, 0)
+    laws.subtract_undoes_merge(laws.joined(stats, stats), stats, 0)
+    stats.restart(0)
+    assert not stats.spilled
+
+
+def test_reference_lies_within_what_counts():
+    """The first frame gives it, also where its value is no data: the sums of narrow values must stay narrow."""
+    frames = np.array([np.full(SHAPE, 60000), np.full(SHAPE, 5)], np.uint16)
+    stats = narrow(2, SHAPE)
+    stats.add(Block((flat(frames),) * BLOCK, np.array([[0, *[1] * 7]]), np.array([1])), (0, 16000))
+    assert (stats.reference[1] == 16000).all()
+    assert (stats.moments(1).mean == 5).all()
 
 
 def test_no_frames_are_nan_and_never_zero():

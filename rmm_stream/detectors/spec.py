@@ -13,6 +13,8 @@ DIGITISER_FLOOR = 1 / math.sqrt(12)  # ADU; rounding error of an integer
 
 #: Integer values up to this many significant bits are accumulated exactly about a reference.
 EXACT_BITS = 16
+#: And values up to this many in blocks of frames, whose sums stay within narrow lanes (rmm/kernels/blocks.py).
+NARROW_BITS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,11 @@ class DetectorSpec:
     def exact(self) -> bool:
         """Sums about a reference are exact integers (IntegerStats); else Welford in float64 (FloatStats)."""
         return 0 < self.bits <= EXACT_BITS
+
+    @property
+    def narrow(self) -> bool:
+        """Values are accumulated in blocks of frames."""
+        return 0 < self.bits <= NARROW_BITS
 
     @property
     def dtype(self) -> np.dtype:

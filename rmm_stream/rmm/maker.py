@@ -4,7 +4,7 @@ Owns all statistics of its modules and cells; one owner, one thread. Time is dat
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,13 +19,13 @@ from ..errors import ConfigError, DataError
 from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import BadPixel, MapFit, MapKey, Mask
 from . import archive, background, gain, rehearsal
+from .dark import DarkFrames
 from .features import FeatureMap, LitCell
-from .gate import FrameGate
 from .keys import INDICATORS, VALUES, DarkKey, LitKey, News
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
-from .stats import INDICATOR, VALUE, PixelStats
+from .stats import PixelStats
 from .verdict import Evidence, Verdict, judge_map
 
 #: What a gain indicator may be made of.
@@ -71,14 +71,22 @@ class MaskMaker:
         self.gated = gate
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
-        self.gates: dict[MapKey, FrameGate] = {}
-        self.news: dict[MapKey, News] = {}
+        self.folded: dict[MapKey, News] = {}  # of the frames that the statistics hold
+        self.darks = DarkFrames(self.spec, settings, self.cells, self.segments, self._tell_dark, gate)
         self.flags: dict[MapKey, MapFit] = {}
+        self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
 
     @property
     def dark(self) -> dict[DarkKey, PixelStats]:
-        """The open segments of dark values and indicators."""
+        """The open segments of dark values and indicators, with every frame that was fed."""
+        self.darks.fold()
         return self.segments.dark
+
+    @property
+    def news(self) -> dict[MapKey, News]:
+        """What has happened to each map since its last fit, with every frame that was fed."""
+        self.darks.fold()
+        return self.folded
 
     @property
     def lit(self) -> dict[LitKey, SnrStats]:
@@ -88,21 +96,24 @@ class MaskMaker:
     # ---- feeding ------------------------------------------------------------------------------------------------------
 
     def feed(self, batch: FrameBatch) -> Fed:
-        """Accumulate a batch whose exposure is known. Raises DataError for frames of another detector or module."""
+        """Accumulate a batch whose exposure is known. Raises DataError for frames of another detector or module.
+
+        Dark frames are held, uncopied, until there is a block of them (dark.py): do not write to what was fed."""
         self._check(batch)
         rejected: Counter = Counter()
-        mine = np.isin(batch.cell, self.cells)
+        mine = (batch.cell >= self.cells.start) & (batch.cell < self.cells.stop)
         rejected["incomplete"] = int((mine & ~batch.complete).sum())
-        mine &= batch.complete
-        illumination = batch.exposure.illumination
+        take = np.flatnonzero(mine & batch.complete)
+        exposure = batch.exposure
+        if self._exposures.get(batch.module) not in (None, exposure):
+            self.darks.fold(batch.module)
+        self._exposures[batch.module] = exposure
         accepted = 0
-        if illumination is Illumination.UNKNOWN:
-            rejected["unknown_exposure"] = int(mine.sum())
-        else:
-            take_in = self._feed_dark if illumination is Illumination.DARK else self._feed_lit
-            for cell in np.unique(batch.cell[mine]):
-                take = np.flatnonzero(mine & (batch.cell == cell))
-                accepted += take_in(batch, int(cell), take, rejected)
+        if exposure.illumination is Illumination.UNKNOWN:
+            rejected["unknown_exposure"] = len(take)
+        elif len(take):
+            take_in = self.darks.feed if exposure.illumination is Illumination.DARK else self._feed_lit
+            accepted = take_in(batch, take, rejected)
             self.segments.retire()
         return Fed(accepted, +rejected)
 
@@ -120,42 +131,15 @@ class MaskMaker:
         if batch.exposure is None:
             raise DataError("frames without an exposure; an ExposureLabeler must speak first")
 
-    def _feed_dark(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
-        where = self._route(batch, cell, take, rejected)
-        if where is None:
-            return 0
-        accepted: dict[int, list[int]] = {}
-        for t in range(len(take)):
-            stage = gain.majority(where[t], len(self.spec.stages))
-            if stage < 0:
-                rejected["no_valid_pixel"] += 1
-            elif self.gated and not self._gate(batch, cell, stage).accepts(
-                batch.pixels[take[t]], None if batch.gain is None else batch.gain[take[t]]
-            ):
-                rejected["gated"] += 1
-            else:
-                accepted.setdefault(stage, []).append(t)
-                self._tell(MapKey(batch.module, stage, cell), batch, take[t])
-                self._tell_around(batch.module, stage, cell)
-                if self._trial_failed(batch.module, stage, cell):
-                    rejected["gated"] += len(accepted.pop(stage))
-        folded = np.sort(np.array([t for frames in accepted.values() for t in frames], np.int64))
-        frames, at = batch.pixels[take] if len(take) != len(batch) else batch.pixels, cell - self.cells.start
-        for stage in gain.present(where, folded, len(self.spec.stages)):
-            n = len(accepted.get(stage, ()))
-            for quantity, block, care in ((VALUES, frames, VALUE), (INDICATORS, batch.gain, INDICATOR)):
-                if block is None or (quantity == INDICATORS and self.spec.gain == "none"):
-                    continue
-                if quantity == INDICATORS and len(take) != len(batch):
-                    block = block[take]
-                stats = self.segments.open_dark(DarkKey(batch.module, quantity, int(stage)), block.dtype)
-                stats.update(block, folded, where, int(stage), at, care)
-                stats.frames[at] += n
-        return len(folded)
-
-    def _feed_lit(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
+    def _feed_lit(self, batch: FrameBatch, take: NDArray, rejected: Counter) -> int:
         lit = self.settings.features.lit
         take = take[background.is_sampled(batch.train_id[take], lit.every_train)]
+        accepted = 0
+        for cell in np.unique(batch.cell[take]).tolist():
+            accepted += self._feed_lit_cell(batch, cell, take[batch.cell[take] == cell], rejected)
+        return accepted
+
+    def _feed_lit_cell(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
         where = self._route(batch, cell, take, rejected)
         if where is None:
             return 0
@@ -196,61 +180,73 @@ class MaskMaker:
         gains = None if batch.gain is None else batch.gain[take]
         return gain.route(self.spec, batch.pixels[take], gains, held, cuts, rising)
 
-    def _gate(self, batch: FrameBatch, cell: int, stage: int) -> FrameGate:
-        key = MapKey(batch.module, stage, cell)
-        if key not in self.gates:
-            self.gates[key] = FrameGate(self.spec, self.settings.gate)
-        return self.gates[key]
-
-    def _trial_failed(self, module: int, stage: int, cell: int) -> bool:
-        """Whether a frame let through on trial has now proved foreign: then the sums of that cell start again."""
-        gate = self.gates.get(MapKey(module, stage, cell))
-        if gate is None or not gate.trial_failed():
-            return False
-        self.segments.restart_cell(module, stage, cell)
-        return True
+    def _tell_dark(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
+        """A dark frame of one stage is news for the maps of the adjacent ones too: F4 compares their indicators."""
+        self._tell(key, batch, frame)
+        self._tell_around(*key)
 
     def _tell(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
-        news = self.news.setdefault(key, News())
+        news = self.folded.setdefault(key, News())
         news.frames += 1
         news.train_id, news.timestamp = int(batch.train_id[frame]), batch.timestamp
 
     def _tell_around(self, module: int, stage: int, cell: int) -> None:
-        """A dark frame of one stage is news for the maps of the adjacent ones: F4 compares their indicators."""
         if self.spec.gain != "none":
             for other in (stage - 1, stage + 1):
-                if (news := self.news.get(MapKey(module, other, cell))) is not None:
+                if (news := self.folded.get(MapKey(module, other, cell))) is not None:
                     news.around += 1
 
     def restart(self, exposure: Exposure) -> None:
         """Start the statistics of one exposure afresh; gain_stage None: of every stage.
 
         What they have said stays said until the new ones have fit.min_frames."""
+        self.darks.fold()
         self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
-            self.gates = {k: v for k, v in self.gates.items() if exposure.gain_stage not in (None, k.gain_stage)}
+            self.darks.drop_gates(exposure.gain_stage)
 
     # ---- fitting ------------------------------------------------------------------------------------------------------
 
+    def due(self) -> list[MapKey]:
+        """The maps with enough news for a fit, most news first, those that were never fitted before others.
+
+        Of frames that are still held, only when nothing else is due and they would make a map so: then they are folded."""
+        found = self._due({})
+        if not found and (waiting := self.darks.waiting()) and self._due(waiting):
+            self.darks.fold()
+            found = self._due({})
+        return found
+
+    def _due(self, waiting: Mapping[MapKey, int]) -> list[MapKey]:
+        """As due(). waiting: frames that count as if they were folded."""
+        due = []
+        fit, span = self.settings.fit, self.settings.features.lit.span_frames
+        for key in {**self.folded, **waiting} if waiting else self.folded:
+            news, more = self.folded.get(key) or News(), waiting.get(key, 0)
+            fresh = news.fresh + more
+            window = max(1, min(news.frames + more, span))
+            waited = not 0 <= news.timestamp - news.fitted_timestamp < fit.every_s  # time may step back
+            if waited and fresh >= max(1, fit.news * window) and self._may_speak(key, more):
+                due.append((-fresh / window, news.fitted_at > 0, key))
+        return [key for _, _, key in sorted(due)]
+
     def fit_due(self, limit: int) -> list[MapFit]:
         """Fit at most `limit` maps: of those with enough news, the ones with most of it. [] when nothing is due."""
-        due = []
-        for key, news in self.news.items():
-            fresh = news.fresh
-            window = max(1, min(news.frames, self.settings.features.lit.span_frames))
-            waited = not 0 <= news.timestamp - news.fitted_timestamp < self.settings.fit.every_s  # time may step back
-            if waited and fresh >= max(1, self.settings.fit.news * window) and self._may_speak(key):
-                due.append((-fresh / window, news.fitted_at > 0, key))
-        return [self.fit(key) for _, _, key in sorted(due)[:limit]]
+        return [self.refresh(key) for key in self.due()[:limit]]
 
     def fit_all(self) -> list[MapFit]:
         """Fit every map that has news and enough frames."""
-        return [self.fit(key) for key, news in sorted(self.news.items()) if news.fresh and self._may_speak(key)]
+        return [self.refresh(key) for key, news in sorted(self.news.items()) if news.fresh and self._may_speak(key)]
 
     def fit(self, key: MapKey) -> MapFit:
         """Fit one map now, whatever it has."""
+        self.darks.fold()
+        return self.refresh(key)
+
+    def refresh(self, key: MapKey) -> MapFit:
+        """Fit one map to what the statistics hold; frames that are held wait for their block."""
         verdict = self._verdict(key)
-        news = self.news.setdefault(key, News())
+        news = self.folded.setdefault(key, News())
         news.fitted_at, news.fitted_timestamp, news.around = news.frames, news.timestamp, 0
         fit = MapFit(
             key, verdict.flags, verdict.doubtful, verdict.judged, self._frames(key), news.train_id, news.timestamp,
@@ -312,10 +308,10 @@ class MaskMaker:
         lit = sum(int(stats.frames[at]) for _, stats in self.segments.lit_of(*key))
         return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) + lit
 
-    def _may_speak(self, key: MapKey) -> bool:
-        """Whether any statistics of a map have reached fit.min_frames."""
+    def _may_speak(self, key: MapKey, more: int = 0) -> bool:
+        """Whether any statistics of a map have reached fit.min_frames, with `more` dark frames."""
         at, least = key.cell - self.cells.start, self.settings.fit.min_frames
-        return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) >= least or any(
+        return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) + more >= least or any(
             stats.frames[at] >= least for _, stats in self.segments.lit_of(*key)
         )
 
@@ -330,11 +326,13 @@ class MaskMaker:
                 raise ConfigError(f"only makers of the same {what} can be merged")
         if any((self.excluded[m] != other.excluded[m]).any() for m in self.modules):
             raise ConfigError("only makers that leave out the same pixels can be merged")
-        if any(gate.on_trial for maker in (self, other) for gate in maker.gates.values()):
+        if any(gate.on_trial for maker in (self, other) for gate in maker.darks.gates.values()):
             raise ConfigError(f"frames are on trial: feed {self.settings.gate.learn} of each dark exposure, then merge")
+        for maker in (self, other):
+            maker.darks.fold()
         self.segments.merge(other.segments)
-        for key, news in other.news.items():
-            ours = self.news.setdefault(key, News())
+        for key, news in other.folded.items():
+            ours = self.folded.setdefault(key, News())
             ours.frames += news.frames
             ours.train_id, ours.timestamp = max(ours.train_id, news.train_id), max(ours.timestamp, news.timestamp)
         for key in other.dark:
@@ -343,6 +341,7 @@ class MaskMaker:
 
     def state(self) -> dict[str, NDArray]:
         """Everything that restore() needs, as plain arrays by name."""
+        self.darks.fold()
         return archive.pack(self)
 
     @staticmethod

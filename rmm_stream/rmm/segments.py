@@ -18,6 +18,9 @@ from .outliers import tiles
 from .snr import SnrStats
 from .stats import FloatStats, IntegerStats, Moments, PixelStats
 
+#: Offsets and thresholds are derived anew when a segment has grown by so much: their error falls with the root of it.
+NOTABLE = 1.1
+
 
 class Segments:
     """Dark statistics of values and indicators, and F6, of some modules and cells. Mutable; one owner.
@@ -42,8 +45,9 @@ class Segments:
     def open_dark(self, key: DarkKey, dtype: np.dtype) -> PixelStats:
         """The open segment of a key, made now if there is none."""
         if key not in self.dark:
+            shape = len(self.cells), self.spec.module_shape, dtype
             exact = key.quantity == INDICATORS or self.spec.exact
-            self.dark[key] = (IntegerStats if exact else FloatStats)(len(self.cells), self.spec.module_shape, dtype)
+            self.dark[key] = IntegerStats(*shape, narrow=self.spec.narrow) if exact else FloatStats(*shape)
         return self.dark[key]
 
     def open_lit(self, key: LitKey) -> SnrStats:
@@ -136,6 +140,18 @@ class Segments:
 
         return self._derive(("cuts", module, cell), keys, cell, derive)
 
+    def bands(self, module: int, cell: int) -> NDArray | None:
+        """(stages, 2, ss, fs) uint16: the first and last indicator of each stage of one cell; None: unknown."""
+        if self.spec.gain == "code":
+            return gain.code_bands(self.spec)
+        keys = [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]
+
+        def derive():
+            cuts = self.cuts(module, cell)
+            return None if cuts is None else gain.bands_of(*cuts)
+
+        return self._derive(("bands", module, cell), keys, cell, derive)
+
     def offset(self, module: int, stage: int, cell: int) -> NDArray | None:
         """(ss, fs) float32 dark mean, nan where a pixel is excluded or has too few darks; None while the dark lacks."""
         excluded = self.excluded[module]
@@ -152,9 +168,15 @@ class Segments:
         return self._derive(("offset", module, stage, cell), [key], cell, derive)
 
     def _derive(self, name: tuple, keys: list[DarkKey], cell: int, derive):
-        """What derive() makes of the darks of these keys, kept until other darks speak, or more of them."""
-        darks = [(id(self._speaking(self.dark, self.old_dark, key, cell)), self.frames(key, cell)) for key in keys]
+        """What derive() makes of the darks of these keys, kept until other darks speak, or notably more of them."""
+        darks = [self._speaking(self.dark, self.old_dark, key, cell) for key in keys]
+        frames = [0 if stats is None else int(stats.frames[cell - self.cells.start]) for stats in darks]
         kept = self._derived.get(name)
-        if kept is None or kept[0] != darks:
-            kept = self._derived[name] = (darks, derive())
-        return kept[1]
+        if kept is None or kept[0] != [id(stats) for stats in darks] or self._has_grown(kept[1], frames):
+            kept = self._derived[name] = ([id(stats) for stats in darks], frames, derive())
+        return kept[2]
+
+    def _has_grown(self, before: list[int], now: list[int]) -> bool:
+        return any(
+            not old <= new <= NOTABLE * old or (old < self.least) != (new < self.least) for old, new in zip(before, now)
+        )

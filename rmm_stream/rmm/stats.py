@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import sums, welford
+from ..detectors.spec import NARROW_BITS
+from .kernels import blocks, sums, welford
+from .kernels.blocks import BLOCK
 from .kernels.routing import INVALID
+from .kernels.sums import SPILL_AT
 
 #: `care` of update(): a pixel counts where its value is valid, or where its indicator fits the stage.
 VALUE = np.uint8(0xFF)
@@ -30,36 +33,131 @@ class Moments(NamedTuple):
         return np.sqrt(np.where(enough, self.m2, np.nan) / np.where(enough, self.count - 1, 1))
 
 
+class Block(NamedTuple):
+    """Eight frames of each of some memory cells, where they were received.
+
+    stacks: eight (n, px) arrays, read-only, not always different ones. rows: (k, 8) int64, which frame of each stack
+    belongs to which cell. cells: (k,) int64, from 0. A place without a frame has values that do not count; the first has one.
+    """
+
+    stacks: tuple[NDArray, ...]
+    rows: NDArray
+    cells: NDArray
+
+
+def flat(frames: NDArray) -> NDArray:
+    """Frames, (n, ss, fs), as (n, px), read-only: one signature of the kernels for frames of sockets and of files."""
+    view = frames.reshape(len(frames), -1).view()
+    view.flags.writeable = False
+    return view
+
+
 class IntegerStats:
     """Exact sums of integer values of at most 16 significant bits. Mutable; one owner.
 
-    reference: (cells, ss, fs) unsigned, first valid value of the pixel. count: uint16. s1: int32. s2: uint64. 16 B per
-    pixel and cell; folded into `wide` (20 B more) before they can overflow.
+    reference: (cells, ss, fs) unsigned, a value of the first frame. count: uint16, frames that counted, pixel by pixel.
+    s1: int32. s2: uint32 where values are narrow (12 B per pixel and cell, blocks of eight frames), else uint64 (16 B).
+    Folded into `wide` (20 B more) before they can overflow; of narrow ones, the s2 of wild pixels earlier, into `spilled`.
+    whole: (cells,) int64, frames in which every pixel counted, beside `count`.
     frames: (cells,) int64, frames of which most pixels counted.
     """
 
-    def __init__(self, cells: int, shape: tuple[int, int], dtype=np.uint16):
+    def __init__(self, cells: int, shape: tuple[int, int], dtype=np.uint16, narrow: bool = False):
         self.shape = (cells, *shape)
+        self.narrow = narrow
         self.reference = np.zeros(self.shape, dtype)
         self.count = np.zeros(self.shape, np.uint16)
         self.s1 = np.zeros(self.shape, np.int32)
-        self.s2 = np.zeros(self.shape, np.uint64)
+        self.s2 = np.zeros(self.shape, np.uint32 if narrow else np.uint64)
+        self.whole = np.zeros(cells, np.int64)
         self.frames = np.zeros(cells, np.int64)
         self.unfolded = np.zeros(cells, np.int64)
+        self.referred = np.zeros(cells, bool)
         self.wide: dict[str, NDArray] | None = None
-        self._nothing = np.zeros(shape[0] * shape[1], np.uint32)
+        self.spilled: dict[
+            int, tuple[NDArray, NDArray]
+        ] = {}  # cell -> (pixels uint32, rising; their part of s2 uint64)
+
+    # ---- adding frames ----
+
+    def add(self, block: Block, limits: tuple[int, int] | None) -> None:
+        """Add a block of narrow values. limits: least and most value that counts; None: every value does."""
+        self._prepare(block, limits)
+        seen = np.empty(len(block.cells), np.uint32)
+        reference, count, s1, s2 = self._rows()
+        if limits is None:
+            blocks.add_blocks(*block, reference, s1, s2, seen)
+            self.whole[block.cells] += BLOCK
+        else:
+            least, most = map(reference.dtype.type, limits)
+            blocks.add_blocks_masked(*block, least, most, reference, count, s1, s2, seen)
+        for cell in block.cells[seen >= SPILL_AT].tolist():
+            self._spill(cell)
+
+    def add_banded(self, block: Block, gains: Block, band: NDArray, limits: tuple[int, int]) -> None:
+        """Add those values of a block of one cell that belong to a gain stage. band: (2, px) uint16, its indicators."""
+        self._prepare(block, limits)
+        reference, count, s1, s2 = (a[block.cells[0]] for a in self._rows())
+        least, most = map(reference.dtype.type, limits)
+        seen = blocks.add_block_banded(
+            block.stacks, gains.stacks, block.rows[0], band[0], band[1], least, most, reference, count, s1, s2
+        )
+        if seen >= SPILL_AT:
+            self._spill(int(block.cells[0]))
+
+    def add_if_placed(self, gains: Block, band: NDArray, most: int) -> bool:
+        """Add a block of indicators of one cell if all of them lie in a band, (2, px) uint16, and none beyond most.
+
+        Returns whether they do; else nothing has changed."""
+        self._prepare(gains, (0, most))
+        cell = int(gains.cells[0])
+        reference, _, s1, s2 = (a[cell] for a in self._rows())
+        arguments = gains.stacks, gains.rows[0], band[0], band[1], reference.dtype.type(most)
+        outside, seen = blocks.add_block_placed(*arguments, np.int32(1), reference, s1, s2)
+        if outside:
+            blocks.add_block_placed(*arguments, np.int32(-1), reference, s1, s2)
+            return False
+        self.whole[cell] += BLOCK
+        if seen >= SPILL_AT:
+            self._spill(cell)
+        return True
+
+    def _prepare(self, block: Block, limits: tuple[int, int] | None) -> None:
+        self._make_room(block.cells, BLOCK)
+        for k in np.flatnonzero(~self.referred[block.cells]):
+            self._refer(block.cells[k], block.stacks[0][block.rows[k, 0]], limits)
 
     def update(self, block: NDArray, take: NDArray, where: NDArray, stage: int, cell: int, care=VALUE) -> None:
         """Add the frames `take` of a block to one cell. block: (n, ss, fs). take: (k,) int64. where: (n, ss, fs) uint8."""
-        for part in np.array_split(take, -(-len(take) // (sums.FOLD_AT // 2))) if len(take) else ():
-            if self.unfolded[cell] + len(part) > sums.FOLD_AT:
-                self._fold(cell)
-            earlier = self._nothing if self.wide is None else self.wide["earlier"][cell].ravel()
-            sums.add_frames(
-                block.reshape(len(block), -1), part, where.reshape(len(where), -1), care, np.uint8(stage), earlier,
-                *(a[cell].reshape(-1) for a in (self.reference, self.count, self.s1, self.s2)),
+        most = BLOCK if self.narrow else sums.FOLD_AT // 2
+        for part in np.array_split(take, -(-len(take) // most)) if len(take) else ():
+            self._make_room([cell], len(part))
+            if not self.referred[cell]:
+                self._refer(cell, block[part[0]], None)
+            largest = sums.add_frames(
+                flat(block), part, where.reshape(len(where), -1), care, np.uint8(stage),
+                *(a[cell] for a in self._rows()),
             )  # fmt: skip
-            self.unfolded[cell] += len(part)
+            if self.narrow and largest >= SPILL_AT:
+                self._spill(cell)
+
+    def _rows(self) -> tuple[NDArray, ...]:
+        return tuple(a.reshape(self.shape[0], -1) for a in (self.reference, self.count, self.s1, self.s2))
+
+    def _refer(self, cell: int, frame: NDArray, limits: tuple[int, int] | None) -> None:
+        """Let the values of a frame be the reference, within limits: what is no data may lie anywhere."""
+        least, most = limits or (0, (1 << NARROW_BITS) - 1 if self.narrow else np.iinfo(frame.dtype).max)
+        most = min(most, np.iinfo(frame.dtype).max)
+        np.clip(frame.reshape(self.shape[1:]), least, most, out=self.reference[cell])
+        self.referred[cell] = True
+
+    def _make_room(self, cells, frames: int) -> None:
+        for cell in cells:
+            if self.unfolded[cell] + frames > sums.FOLD_AT:
+                self._fold(cell)
+            self.unfolded[cell] += frames
+
+    # ---- reading ----
 
     def moments(self, cell: int) -> Moments:
         reference, n, s1, s2 = self._totals(cell)
@@ -67,10 +165,13 @@ class IntegerStats:
         sums.moments(*(a.reshape(-1) for a in (reference, n, s1, s2, mean, m2)))
         return Moments(n, mean, m2)
 
+    # ---- joining, forgetting ----
+
     def restart(self, cell: int) -> None:
         """Forget what one cell has seen."""
-        for a in (self.reference, self.count, self.s1, self.s2, self.frames, self.unfolded):
+        for a in (self.reference, self.count, self.s1, self.s2, self.whole, self.frames, self.unfolded, self.referred):
             a[cell] = 0
+        self.spilled.pop(cell, None)
         if self.wide is not None:
             for a in self.wide.values():
                 a[cell] = 0
@@ -96,8 +197,14 @@ class IntegerStats:
             self._store(cell, ref, n + sign * m, s1 + sign * t1, s2 + t2 if sign > 0 else s2 - t2)
             self.frames[cell] += sign * other.frames[cell]
 
+    # ---- narrow sums, and what has left them ----
+
     def _totals(self, cell: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        n, s1, s2 = self.count[cell].astype(np.int64), self.s1[cell].astype(np.int64), self.s2[cell].copy()
+        n = self.count[cell].astype(np.int64) + self.whole[cell]
+        s1, s2 = self.s1[cell].astype(np.int64), self.s2[cell].astype(np.uint64)
+        if cell in self.spilled:
+            pixels, above = self.spilled[cell]
+            s2.reshape(-1)[pixels] += above
         if self.wide is not None:
             n += self.wide["earlier"][cell]
             s1 += self.wide["s1"][cell]
@@ -107,46 +214,81 @@ class IntegerStats:
     def _store(self, cell: int, reference: NDArray, n: NDArray, s1: NDArray, s2: NDArray) -> None:
         most = int(n.max(initial=0))
         self.reference[cell] = reference
+        self.referred[cell] = True
+        self._clear(cell)
         if most < sums.FOLD_AT:
-            self.count[cell], self.s1[cell], self.s2[cell] = n, s1, s2
+            self.count[cell], self.s1[cell] = n, s1
+            if self.narrow:
+                pixels = np.flatnonzero(s2 >= SPILL_AT).astype(np.uint32)
+                if len(pixels):
+                    self.spilled[cell] = pixels, s2.reshape(-1)[pixels]
+                    s2 = np.where(s2 >= SPILL_AT, 0, s2)
+            self.s2[cell] = s2
             self.unfolded[cell] = most
             n, s1, s2 = 0, 0, 0
         else:
-            self.count[cell], self.s1[cell], self.s2[cell] = 0, 0, 0
-            self.unfolded[cell] = 0
             self._widen()
         if self.wide is not None:
             self.wide["earlier"][cell], self.wide["s1"][cell], self.wide["s2"][cell] = n, s1, s2
 
+    def _clear(self, cell: int) -> None:
+        for a in (self.count, self.s1, self.s2, self.whole, self.unfolded):
+            a[cell] = 0
+        self.spilled.pop(cell, None)
+
     def _fold(self, cell: int) -> None:
+        """Into the wide sums, before a narrow one can overflow."""
         self._widen()
         _, n, s1, s2 = self._totals(cell)
+        self._clear(cell)
         self.wide["earlier"][cell], self.wide["s1"][cell], self.wide["s2"][cell] = n, s1, s2
-        self.count[cell], self.s1[cell], self.s2[cell] = 0, 0, 0
-        self.unfolded[cell] = 0
+
+    def _spill(self, cell: int) -> None:
+        """Take the large ones of the narrow s2 away: those of wild pixels, a few of a cell."""
+        s2 = self.s2[cell].reshape(-1)
+        large = np.flatnonzero(s2 >= SPILL_AT // 2).astype(
+            np.uint32
+        )  # one that is near would be back with the next block
+        pixels, above = self.spilled.get(cell, (large[:0], np.zeros(0, np.uint64)))
+        both = np.union1d(pixels, large)
+        total = np.zeros(len(both), np.uint64)
+        total[np.searchsorted(both, pixels)] = above
+        total[np.searchsorted(both, large)] += s2[large]
+        s2[large] = 0
+        self.spilled[cell] = both, total
 
     def _widen(self) -> None:
         if self.wide is None:
             types = {"earlier": np.uint32, "s1": np.int64, "s2": np.uint64}
             self.wide = {name: np.zeros(self.shape, dtype) for name, dtype in types.items()}
 
+    # ---- keeping ----
+
     def state(self) -> dict[str, NDArray]:
         """Everything that restore() needs, as plain arrays."""
-        names = ("reference", "count", "s1", "s2", "frames", "unfolded")
-        return {n: getattr(self, n) for n in names} | {f"wide/{n}": a for n, a in (self.wide or {}).items()}
+        state = {name: getattr(self, name) for name in _KEPT}
+        for cell, (pixels, above) in self.spilled.items():
+            state |= {f"spilled/{cell}/pixels": pixels, f"spilled/{cell}/s2": above}
+        return state | {f"wide/{n}": a for n, a in (self.wide or {}).items()}
 
     @classmethod
     def restore(cls, state: dict[str, NDArray]) -> "IntegerStats":
         """The statistics of a state. The arrays are copied."""
         cells, *shape = state["count"].shape
-        stats = cls(cells, tuple(shape), state["reference"].dtype)
+        stats = cls(cells, tuple(shape), state["reference"].dtype, state["s2"].dtype == np.uint32)
         for name, a in state.items():
             if name.startswith("wide/"):
                 stats._widen()
                 stats.wide[name.removeprefix("wide/")][...] = a
+            elif name.startswith("spilled/"):
+                cell = int(name.split("/")[1])
+                stats.spilled[cell] = state[f"spilled/{cell}/pixels"].copy(), state[f"spilled/{cell}/s2"].copy()
             else:
                 getattr(stats, name)[...] = a
         return stats
+
+
+_KEPT = ("reference", "count", "s1", "s2", "whole", "frames", "unfolded", "referred")
 
 
 class FloatStats:

@@ -4,6 +4,8 @@ The answer is one byte per pixel: the stage, plus INVALID (128) where the value 
 indicator fits no stage. So `byte == stage` picks values, and `byte & 127 == stage` picks indicators.
 """
 
+import math
+
 import numpy as np
 
 from .compiled import exact, fast
@@ -63,3 +65,70 @@ def count_stage(where, care, stage):
     for i in range(where.size):
         n = np.int32(n + (np.int32(1) if np.uint8(where[i] & care) == stage else np.int32(0)))  # stays in 32-bit lanes
     return n
+
+
+@exact
+def cut_between(n, mean, m2, next_n, next_mean, next_m2, floor, cut):
+    """Threshold between the dark levels of two adjacent stages: the midpoint, weighted by their deviations.
+
+    n: (px,) int64; mean, m2: (px,) float64; next_*: of the other stage. floor: least deviation, so that an indicator that
+    never moved does not lie on its own threshold. cut: (px,) float32, written; nan where a stage has fewer than two."""
+    for i in range(cut.size):
+        a, b = np.nan, np.nan
+        if n[i] > 1 and next_n[i] > 1:
+            a = max(math.sqrt(m2[i] / (n[i] - 1)), floor)
+            b = max(math.sqrt(next_m2[i] / (next_n[i] - 1)), floor)
+        cut[i] = np.float32((mean[i] * b + next_mean[i] * a) / (a + b))
+
+
+@exact
+def bands_between(cuts, ascending, bands):
+    """The first and last indicator of each stage. cuts: (stages - 1, px) float32. bands: (stages, 2, px) uint16, written.
+
+    Stage s has those that are above s thresholds, or not above s of them where not ascending; low > high where there is
+    none, and everywhere where a threshold is nan."""
+    last = cuts.shape[0]
+    level = np.empty(last + 2, np.int64)
+    for i in range(cuts.shape[1]):
+        known = True
+        level[0], level[last + 1] = -1, 65535
+        for k in range(last):
+            known = known and not np.isnan(cuts[k, i])
+            v = np.int64(min(max(math.floor(cuts[k, i]), -1.0), 65535.0)) if known else 0  # g > cut is g > floor(cut)
+            j = k
+            while j > 0 and level[j] > v:
+                level[j + 1] = level[j]
+                j -= 1
+            level[j + 1] = v
+        for k in range(last + 1):
+            stage = k if ascending else last - k
+            some = known and level[k] < level[k + 1]
+            bands[stage, 0, i] = level[k] + 1 if some else 1
+            bands[stage, 1, i] = level[k + 1] if some else 0
+
+
+@exact
+def count_in_bands(values, gain, bands, least, most, line, step, n):
+    """How many valid values are in each stage, of the first `line` pixels of every `step`.
+
+    values, gain: (px,) unsigned. bands: (stages, 2, px) uint16. least, most: int64. n: (stages,) int64, written."""
+    for stage in range(n.size):
+        total = 0
+        for first in range(0, values.size, step):
+            for i in range(first, min(first + line, values.size)):
+                v, g = np.int64(values[i]), gain[i]
+                total += (v >= least) & (v <= most) & (g >= bands[stage, 0, i]) & (g <= bands[stage, 1, i])
+        n[stage] = total
+
+
+@exact
+def find_valid(frames, take, least, most, found):
+    """Whether frames hold any valid value. frames: (n, px). take: (k,) int64. found: (k,) bool, written."""
+    for k in range(take.size):
+        x = frames[take[k]]
+        found[k] = False
+        for i in range(x.size):
+            v = np.int64(x[i])
+            if v >= least and v <= most:
+                found[k] = True
+                break

@@ -1,6 +1,8 @@
 """Exact integer sums about a per-pixel reference (docs/method.md 6). A value left out adds exactly 0 to all of them.
 
-The sums of one memory cell are four flat rows: reference, count, s1 = sum(v - reference), s2 = sum((v - reference)^2).
+The sums of one memory cell are four flat rows: reference, count, s1 = sum(v - reference), s2 = sum((v - reference)^2). The
+moments do not depend on the reference, bit for bit; a value of the first frame keeps the sums small. blocks.py adds eight
+frames at a time where values are narrow.
 """
 
 import numpy as np
@@ -8,28 +10,34 @@ import numpy as np
 from .compiled import exact
 
 #: Frames between two folds into the wide sums. 32,768 differences of 16 bits still fit in the int32 of s1:
-#: 32768 * 65535 < 2**31; count is far from its 65,535 and s2 from its 2**64.
+#: 32768 * 65535 < 2**31; count is far from its 65,535 and an uint64 s2 from its 2**64.
 FOLD_AT = 32768
+#: Of values so wide, four add up within 16 bits, and eight squares of differences stay below 2**31.
+
+#: An uint32 s2 that has reached this is taken away before the next block, which adds less: 8 * (2**14 - 1)**2 < 2**31.
+SPILL_AT = 1 << 31
 
 
 @exact
-def add_frames(frames, take, where, care, stage, earlier, reference, count, s1, s2):
-    """Add the frames `take` of a block to the sums of one cell.
+def add_frames(frames, take, where, care, stage, reference, count, s1, s2):
+    """Add the frames `take` of a stack to the sums of one cell, one by one: for values of up to 16 bits.
 
     frames: (n, px) unsigned. take: (k,) int64. where: (n, px) uint8 of routing.py; a pixel counts if where & care == stage.
-    earlier: (px,) uint32, values already folded away, so that the reference stays. reference, count, s1, s2: changed.
-    """
+    reference, count, s1, s2: changed; s2 is uint64, or uint32 where all values and references have at most 14 bits.
+    Returns the largest s2; of an uint32 one, at most eight frames may be added before it is looked at (SPILL_AT)."""
     for t in take:
         x = frames[t]
         w = where[t]
         for i in range(x.size):
             ok = w[i] & care == stage
-            first = ok and count[i] == 0 and earlier[i] == 0
-            reference[i] = x[i] if first else reference[i]
             d = np.int64(x[i]) - np.int64(reference[i]) if ok else np.int64(0)
             s1[i] += np.int32(d)
             s2[i] += np.uint64(d * d)
             count[i] += np.uint16(ok)
+    largest = np.uint64(0)
+    for i in range(s2.size):
+        largest = max(largest, np.uint64(s2[i]))
+    return largest
 
 
 @exact

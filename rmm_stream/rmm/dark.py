@@ -1,0 +1,286 @@
+"""Dark frames on their way into the statistics: gated by F1, held as they were received, folded in blocks.
+
+A frame is not copied: its batch is held until every memory cell in it has a block of eight frames. The first block of a cell
+is shorter, by a different number of frames in each eighth of the cells, so that with every train an eighth of the cells is
+folded, and their maps have news to be fitted: the work of a module is even, and no map waits for the others.
+Knows nothing of fits.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Settings
+from ..detectors import DetectorSpec
+from ..frames import FrameBatch
+from ..mask import MapKey
+from . import gain
+from .gate import FrameGate
+from .kernels import blocks, routing
+from .kernels.blocks import BLOCK
+from .keys import INDICATORS, VALUES, DarkKey
+from .segments import Segments
+from .stats import INDICATOR, VALUE, Block, flat
+
+_NOTHING, _UNKNOWN = -1, -2  # for a stage: no pixel is valid, nothing tells
+
+
+class Held(NamedTuple):
+    """A frame that waits for its block. stage: in which most of its pixels are."""
+
+    batch: FrameBatch
+    frame: int
+    stage: int
+
+
+class DarkFrames:
+    """The dark path of one maker. Mutable; one owner.
+
+    told: called with (map key, batch, index) for each frame that has been folded. gated: False leaves F1 to the caller.
+    """
+
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        settings: Settings,
+        cells: range,
+        segments: Segments,
+        told: Callable[[MapKey, FrameBatch, int], None],
+        gated: bool,
+    ):
+        self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
+        self.gated = gated
+        self.gates: dict[tuple[int, int], FrameGate] = {}  # by module and gain stage
+        self._told = told
+        least, most, inner = gain.data_range(spec) if spec.exact else (0, 0, ())
+        top = np.iinfo(spec.dtype).max if spec.exact else 0
+        self._blocks = (
+            spec.narrow and not len(inner) and most < top
+        )  # a place without a frame needs a value that is no data
+        self._limits = least, most
+        self._whole = (least, most) == (
+            0,
+            (1 << spec.bits) - 1,
+        ) and spec.packed  # the word has no room for other values
+        self._held: dict[tuple[int, int | None], dict[int, list[Held]]] = {}  # by module and held stage; then by cell
+        self._begun: dict[tuple[int, int | None], set[int]] = {}  # cells whose first block has been folded
+        self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
+        self._blank: dict[np.dtype, NDArray] = {}
+
+    # ---- one batch ----
+
+    def feed(self, batch: FrameBatch, take: NDArray, rejected: Counter) -> int:
+        """Take in the frames `take` of a batch. Returns how many passed; the others are counted in `rejected`."""
+        held = batch.exposure.gain_stage
+        if held is None and (self.spec.gain == "none" or len(self.spec.stages) == 1):
+            held = 0
+        if held is None and batch.gain is None:
+            rejected["no_gain_thresholds"] += len(take)
+            return 0
+        stages = self._stages(batch, take, held)
+        unknown = stages == _UNKNOWN
+        rejected["no_gain_thresholds"] += int(unknown.sum())
+        rejected["no_valid_pixel"] += int((stages == _NOTHING).sum())
+        accepted = stages >= 0
+        take, stages = take[accepted], stages[accepted]
+        if self.gated:
+            passed = self._pass_gates(batch, take, stages)
+            rejected["gated"] += len(take) - int(passed.sum())
+            take, stages = take[passed], stages[passed]
+        if not self._blocks:
+            self._add_at_once(batch, take, stages, held)
+            return len(take)
+        group = batch.module, held
+        waiting, begun = self._held.setdefault(group, {}), self._begun.setdefault(group, set())
+        for frame, cell, stage in zip(take.tolist(), batch.cell[take].tolist(), stages.tolist()):
+            waiting.setdefault(cell, []).append(Held(batch, frame, stage))
+        full = [cell for cell, frames in waiting.items() if len(frames) >= self._first(cell, begun)]
+        while full:
+            self._fold(group, {cell: self._take(waiting, cell, self._first(cell, begun)) for cell in full})
+            begun.update(full)
+            full = [cell for cell in full if len(waiting.get(cell, ())) >= BLOCK]
+        return len(take)
+
+    def _first(self, cell: int, begun: set[int]) -> int:
+        """Frames of the next block of a cell."""
+        return BLOCK if cell in begun else 1 + BLOCK * (cell - self.cells.start) // len(self.cells)
+
+    @staticmethod
+    def _take(waiting: dict[int, list[Held]], cell: int, n: int) -> list[Held]:
+        frames = waiting.pop(cell)
+        if len(frames) > n:
+            waiting[cell] = frames[n:]
+        return frames[:n]
+
+    def _stages(self, batch: FrameBatch, take: NDArray, held: int | None) -> NDArray:
+        """(k,) int64: the stage in which most valid pixels of each frame are; _NOTHING, _UNKNOWN."""
+        if not self._blocks:
+            return np.array([self._stage_of(batch, frame, held) for frame in take.tolist()], np.int64)
+        if held is not None and self.spec.gain != "code":
+            found = np.empty(len(take), bool)
+            routing.find_valid(flat(batch.pixels), take, *self._limits, found)
+            return np.where(found, held, _NOTHING)
+        stages = np.empty(len(take), np.int64)
+        for k, frame in enumerate(take.tolist()):
+            bands = self.segments.bands(batch.module, int(batch.cell[frame]))
+            if bands is None:
+                stages[k] = _UNKNOWN
+                continue
+            stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], bands)
+        return np.where((stages >= 0) & (held is not None), held or 0, stages)
+
+    def _stage_of(self, batch: FrameBatch, frame: int, held: int | None) -> int:
+        where = self._where(batch, np.array([frame]), held)
+        return _UNKNOWN if where is None else gain.majority(where[0], len(self.spec.stages))
+
+    def _where(self, batch: FrameBatch, take: NDArray, held: int | None) -> NDArray | None:
+        """The stage of every pixel of some frames of one cell; None where nothing tells."""
+        cuts, rising = None, True
+        if held is None and self.spec.gain == "analogue":
+            known = self.segments.cuts(batch.module, int(batch.cell[take[0]]))
+            if known is None:
+                return None
+            cuts, rising = known
+        gains = None if batch.gain is None else batch.gain[take]
+        return gain.route(self.spec, batch.pixels[take], gains, held, cuts, rising)
+
+    # ---- F1 ----
+
+    def _pass_gates(self, batch: FrameBatch, take: NDArray, stages: NDArray) -> NDArray:
+        """(k,) bool: the frames that F1 lets through. A failed trial takes what that cell has seen with it."""
+        passed = np.zeros(len(take), bool)
+        cells = batch.cell[take].astype(np.int64) - self.cells.start
+        for stage in np.unique(stages).tolist():
+            here = np.flatnonzero(stages == stage)
+            key = batch.module, stage
+            if key not in self.gates:
+                self.gates[key] = FrameGate(self.spec, self.settings.gate, len(self.cells))
+            judged = self.gates[key].judge(batch.pixels, batch.gain, take[here], cells[here])
+            passed[here] = judged.accepted
+            for cell in (judged.failed + self.cells.start).tolist():
+                self._forget(batch.module, stage, cell)
+        return passed
+
+    def _forget(self, module: int, stage: int, cell: int) -> None:
+        for (of, _), waiting in self._held.items():
+            if of == module and cell in waiting:
+                waiting[cell] = [held for held in waiting[cell] if held.stage != stage]
+        self.segments.restart_cell(module, stage, cell)
+
+    def drop_gates(self, gain_stage: int | None) -> None:
+        """Let F1 learn anew, of one stage or of all."""
+        self.gates = {key: gate for key, gate in self.gates.items() if gain_stage not in (None, key[1])}
+
+    # ---- folding ----
+
+    def waiting(self) -> Counter[MapKey]:
+        """Frames that are held, by map."""
+        found: Counter[MapKey] = Counter()
+        for (module, _), cells in self._held.items():
+            for cell, frames in cells.items():
+                for held in frames:
+                    found[MapKey(module, held.stage, cell)] += 1
+        return found
+
+    def fold(self, module: int | None = None) -> None:
+        """Fold what is held, of one module or of all. The next blocks begin anew."""
+        for group in [group for group in self._held if module in (None, group[0])]:
+            waiting = self._held.pop(group)
+            while waiting := {cell: frames for cell, frames in waiting.items() if frames}:
+                self._fold(group, {cell: self._take(waiting, cell, BLOCK) for cell in list(waiting)})
+            self._begun.pop(group)
+
+    def _fold(self, group: tuple[int, int | None], frames: dict[int, list[Held]]) -> None:
+        """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
+        together: dict[tuple[int, ...], list[int]] = {}
+        for cell, held in frames.items():
+            together.setdefault(tuple(id(h.batch) for h in held), []).append(cell)
+        for cells in together.values():
+            batches = [h.batch for h in frames[cells[0]]]
+            rows = np.zeros((len(cells), BLOCK), np.int64)
+            rows[:, : len(batches)] = [[h.frame for h in frames[cell]] for cell in cells]
+            at = np.array(cells, np.int64) - self.cells.start
+            pixels = Block(self._fill([b.pixels for b in batches]), rows, at)
+            gains = None
+            if self.spec.gain != "none" and batches[0].gain is not None:
+                gains = Block(self._fill([b.gain for b in batches]), rows, at)
+            self._add(group, pixels, gains, [frames[cell] for cell in cells])
+        for cell, held in frames.items():
+            for stage, n in Counter(h.stage for h in held).items():
+                for quantity in (VALUES, INDICATORS):
+                    if (stats := self.segments.dark.get(DarkKey(group[0], quantity, stage))) is not None:
+                        stats.frames[cell - self.cells.start] += n
+            for h in held:
+                self._told(MapKey(group[0], h.stage, cell), h.batch, h.frame)
+
+    def _fill(self, stacks: list[NDArray]) -> tuple[NDArray, ...]:
+        """Eight stacks; where there are fewer, the rest is a frame without a value that counts."""
+        dtype = stacks[0].dtype
+        if dtype not in self._blank:
+            self._blank[dtype] = np.full((1, *self.spec.module_shape), np.iinfo(dtype).max)
+        return tuple(flat(stack) for stack in stacks) + (flat(self._blank[dtype]),) * (BLOCK - len(stacks))
+
+    def _add(self, group: tuple[int, int | None], pixels: Block, gains: Block | None, held: list[list[Held]]) -> None:
+        module, stage = group
+        full = len(held[0]) == BLOCK
+        if stage is None or (self.spec.gain == "code" and gains is not None):
+            for k, frames in enumerate(held):
+                self._add_routed(module, stage, _one(pixels, k), _one(gains, k), frames)
+            return
+        stats = self._open(module, VALUES, stage, pixels)
+        stats.add(pixels, None if self._whole and full else self._limits)
+        if gains is not None:
+            self._open(module, INDICATORS, stage, gains).add(gains, _gain_limits(gains))
+
+    def _add_routed(self, module: int, held: int | None, pixels: Block, gains: Block, frames: list[Held]) -> None:
+        """A block of one cell, of which each pixel has a stage of its own; or is held, and valid if its code says so."""
+        cell = int(pixels.cells[0]) + self.cells.start
+        bands = self.segments.bands(module, cell).reshape(len(self.spec.stages), 2, -1)
+        limits = _gain_limits(gains)
+        if held is not None:
+            self._open(module, VALUES, held, pixels).add_banded(pixels, gains, bands[held], self._limits)
+            self._open(module, INDICATORS, held, gains).add(gains, limits)
+            return
+        stages = {h.stage for h in frames}
+        if len(stages) == 1 and len(frames) == BLOCK and (module, cell) not in self._mixed:
+            (stage,) = stages
+            if self._open(module, INDICATORS, stage, gains).add_if_placed(gains, bands[stage], limits[1]):
+                self._open(module, VALUES, stage, pixels).add(pixels, self._limits)
+                return
+            self._mixed.add((module, cell))
+        for stage, band in enumerate(bands):
+            if blocks.any_in_band(gains.stacks, gains.rows[0], band[0], band[1]):
+                self._open(module, VALUES, stage, pixels).add_banded(pixels, gains, band, self._limits)
+                self._open(module, INDICATORS, stage, gains).add_banded(gains, gains, band, limits)
+
+    def _open(self, module: int, quantity: str, stage: int, block: Block):
+        return self.segments.open_dark(DarkKey(module, quantity, stage), block.stacks[0].dtype)
+
+    def _add_at_once(self, batch: FrameBatch, take: NDArray, stages: NDArray, held: int | None) -> None:
+        """Add frames whose values are too wide for blocks, or floats."""
+        for cell in np.unique(batch.cell[take]).tolist():
+            here = batch.cell[take] == cell
+            frames, of = take[here], stages[here]
+            where = self._where(batch, frames, held)
+            each = np.arange(len(frames))
+            for stage in gain.present(where, each, len(self.spec.stages)):
+                for quantity, stack, care in ((VALUES, batch.pixels, VALUE), (INDICATORS, batch.gain, INDICATOR)):
+                    if stack is None or (quantity == INDICATORS and self.spec.gain == "none"):
+                        continue
+                    stats = self.segments.open_dark(DarkKey(batch.module, quantity, int(stage)), stack.dtype)
+                    stats.update(stack[frames], each, where, int(stage), cell - self.cells.start, care)
+                    stats.frames[cell - self.cells.start] += int((of == stage).sum())
+            for frame, stage in zip(frames.tolist(), of.tolist()):
+                self._told(MapKey(batch.module, stage, cell), batch, frame)
+
+
+def _one(block: Block, k: int) -> Block:
+    return Block(block.stacks, block.rows[k : k + 1], block.cells[k : k + 1])
+
+
+def _gain_limits(gains: Block) -> tuple[int, int]:
+    """The indicators that count: those of a narrow ADC, or codes."""
+    return 0, min(gain.GAIN_MOST, np.iinfo(gains.stacks[0].dtype).max - 1)

@@ -1,0 +1,202 @@
+"""Exact integer sums of eight frames at a time (sums.py says of what), for values of at most 14 bits.
+
+Memory is the limit. Eight rows, as they were received, are added with one read and one write of the sums: per pixel and
+frame that moves 2 bytes and an eighth of the sums, where a single frame moves all of them. s2 is uint32 here; whoever calls
+takes large sums away before the next block (sums.SPILL_AT).
+
+The frames of a block are eight stacks, (n, px) unsigned, not always different ones, and for each memory cell the eight rows
+that are its own. The sums are (cells, px).
+
+Lanes: 16-bit lanes hold twice as many values as 32-bit ones, so sums of four and differences stay in 16 bits as long as they
+can; numba would widen each operation to 64 bits, hence the casts. All loads stand before the first store: otherwise memory
+waits, which costs a tenth. One line per frame: a loop over a tuple would not vectorise.
+"""
+
+import numpy as np
+
+from .compiled import exact
+
+BLOCK = 8  # frames
+
+
+@exact
+def four(a, b, c, d):
+    """Sum of four values of at most 14 bits; int32."""
+    return np.int32(np.uint16(np.uint16(a + b) + np.uint16(c + d)))
+
+
+@exact
+def square(v, r):
+    """(v - r)^2 of values of at most 15 bits; uint32."""
+    d = np.int16(v - r)
+    return np.uint32(np.int32(d) * np.int32(d))
+
+
+@exact
+def squares(a, b, c, d, e, f, g, h, r):
+    """Sum of the squared differences of eight values from r; uint32."""
+    first = np.uint32(np.uint32(square(a, r) + square(b, r)) + np.uint32(square(c, r) + square(d, r)))
+    last = np.uint32(np.uint32(square(e, r) + square(f, r)) + np.uint32(square(g, r) + square(h, r)))
+    return np.uint32(first + last)
+
+
+@exact
+def lesser(a, b):
+    return a if a < b else b
+
+
+@exact
+def greater(a, b):
+    return a if a > b else b
+
+
+@exact
+def add_blocks(stacks, rows, cells, reference, s1, s2, seen):
+    """Add eight frames to each of some memory cells; every value counts. The frames are counted by whoever calls.
+
+    stacks: tuple of eight. rows: (k, 8) int64. cells: (k,) int64. reference: of the frames' type. s1: int32, s2: uint32,
+    changed. seen: (k,) uint32, written: the OR of all s2 of each cell."""
+    f0, f1, f2, f3, f4, f5, f6, f7 = stacks
+    for k in range(cells.size):
+        x0, x1, x2, x3 = f0[rows[k, 0]], f1[rows[k, 1]], f2[rows[k, 2]], f3[rows[k, 3]]
+        x4, x5, x6, x7 = f4[rows[k, 4]], f5[rows[k, 5]], f6[rows[k, 6]], f7[rows[k, 7]]
+        ref, sum1, sum2 = reference[cells[k]], s1[cells[k]], s2[cells[k]]
+        top = np.uint32(0)
+        for i in range(ref.size):
+            r = ref[i]
+            a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
+            s = np.int32(four(a, b, c, d) + four(e, f, g, h))
+            q = np.uint32(sum2[i] + squares(a, b, c, d, e, f, g, h, r))
+            sum1[i] = np.int32(sum1[i] + np.int32(s - np.int32(8) * np.int32(r)))
+            sum2[i] = q
+            top = np.uint32(top | q)
+        seen[k] = top
+
+
+@exact
+def add_blocks_masked(stacks, rows, cells, least, most, reference, count, s1, s2, seen):
+    """Add those values of eight frames that lie within least..most; others add 0 to the sums and to count.
+
+    least, most: of the frames' type, at most 14 bits; the reference lies within. count: uint16, changed. Else as add_blocks."""
+    f0, f1, f2, f3, f4, f5, f6, f7 = stacks
+    one, none = np.uint16(1), np.uint16(0)
+    for k in range(cells.size):
+        x0, x1, x2, x3 = f0[rows[k, 0]], f1[rows[k, 1]], f2[rows[k, 2]], f3[rows[k, 3]]
+        x4, x5, x6, x7 = f4[rows[k, 4]], f5[rows[k, 5]], f6[rows[k, 6]], f7[rows[k, 7]]
+        ref, number, sum1, sum2 = reference[cells[k]], count[cells[k]], s1[cells[k]], s2[cells[k]]
+        top = np.uint32(0)
+        for i in range(ref.size):
+            r, n = ref[i], none
+            a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
+            ok = (a >= least) & (a <= most)
+            a, n = (a if ok else r), np.uint16(n + (one if ok else none))
+            ok = (b >= least) & (b <= most)
+            b, n = (b if ok else r), np.uint16(n + (one if ok else none))
+            ok = (c >= least) & (c <= most)
+            c, n = (c if ok else r), np.uint16(n + (one if ok else none))
+            ok = (d >= least) & (d <= most)
+            d, n = (d if ok else r), np.uint16(n + (one if ok else none))
+            ok = (e >= least) & (e <= most)
+            e, n = (e if ok else r), np.uint16(n + (one if ok else none))
+            ok = (f >= least) & (f <= most)
+            f, n = (f if ok else r), np.uint16(n + (one if ok else none))
+            ok = (g >= least) & (g <= most)
+            g, n = (g if ok else r), np.uint16(n + (one if ok else none))
+            ok = (h >= least) & (h <= most)
+            h, n = (h if ok else r), np.uint16(n + (one if ok else none))
+            s = np.int32(four(a, b, c, d) + four(e, f, g, h))
+            q = np.uint32(sum2[i] + squares(a, b, c, d, e, f, g, h, r))
+            number[i] = np.uint16(number[i] + n)
+            sum1[i] = np.int32(sum1[i] + np.int32(s - np.int32(8) * np.int32(r)))
+            sum2[i] = q
+            top = np.uint32(top | q)
+        seen[k] = top
+
+
+@exact
+def add_block_banded(stacks, gains, rows, low, high, least, most, reference, count, s1, s2):
+    """Add those values of eight frames of one cell that belong to a gain stage.
+
+    Their indicators lie within low..high, (px,) uint16, and they within least..most.
+    stacks, gains: tuples of eight. rows: (8,) int64, of both. reference, count, s1, s2: (px,).
+    Returns the OR of all s2."""
+    f0, f1, f2, f3, f4, f5, f6, f7 = stacks
+    w0, w1, w2, w3, w4, w5, w6, w7 = gains
+    x0, x1, x2, x3 = f0[rows[0]], f1[rows[1]], f2[rows[2]], f3[rows[3]]
+    x4, x5, x6, x7 = f4[rows[4]], f5[rows[5]], f6[rows[6]], f7[rows[7]]
+    g0, g1, g2, g3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
+    g4, g5, g6, g7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
+    one, none = np.uint16(1), np.uint16(0)
+    top = np.uint32(0)
+    for i in range(reference.size):
+        r, lo, hi, n = reference[i], low[i], high[i], none
+        a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
+        ok = (a >= least) & (a <= most) & (g0[i] >= lo) & (g0[i] <= hi)
+        a, n = (a if ok else r), np.uint16(n + (one if ok else none))
+        ok = (b >= least) & (b <= most) & (g1[i] >= lo) & (g1[i] <= hi)
+        b, n = (b if ok else r), np.uint16(n + (one if ok else none))
+        ok = (c >= least) & (c <= most) & (g2[i] >= lo) & (g2[i] <= hi)
+        c, n = (c if ok else r), np.uint16(n + (one if ok else none))
+        ok = (d >= least) & (d <= most) & (g3[i] >= lo) & (g3[i] <= hi)
+        d, n = (d if ok else r), np.uint16(n + (one if ok else none))
+        ok = (e >= least) & (e <= most) & (g4[i] >= lo) & (g4[i] <= hi)
+        e, n = (e if ok else r), np.uint16(n + (one if ok else none))
+        ok = (f >= least) & (f <= most) & (g5[i] >= lo) & (g5[i] <= hi)
+        f, n = (f if ok else r), np.uint16(n + (one if ok else none))
+        ok = (g >= least) & (g <= most) & (g6[i] >= lo) & (g6[i] <= hi)
+        g, n = (g if ok else r), np.uint16(n + (one if ok else none))
+        ok = (h >= least) & (h <= most) & (g7[i] >= lo) & (g7[i] <= hi)
+        h, n = (h if ok else r), np.uint16(n + (one if ok else none))
+        s = np.int32(four(a, b, c, d) + four(e, f, g, h))
+        q = np.uint32(s2[i] + squares(a, b, c, d, e, f, g, h, r))
+        count[i] = np.uint16(count[i] + n)
+        s1[i] = np.int32(s1[i] + np.int32(s - np.int32(8) * np.int32(r)))
+        s2[i] = q
+        top = np.uint32(top | q)
+    return top
+
+
+@exact
+def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
+    """Add eight frames of gain indicators of one cell, times sign, and see whether one lies outside low..high or beyond most.
+
+    sign: int32, 1 or -1: what was added with 1 is taken out with -1, to the bit, whatever it was. Else as add_block_banded.
+    Returns (one is outside, OR of all s2)."""
+    w0, w1, w2, w3, w4, w5, w6, w7 = gains
+    x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
+    x4, x5, x6, x7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
+    yes, no = np.uint16(1), np.uint16(0)
+    outside, top = np.uint16(0), np.uint32(0)
+    for i in range(reference.size):
+        r, lo, hi = reference[i], low[i], high[i]
+        a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
+        first = lesser(lesser(lesser(a, b), lesser(c, d)), lesser(lesser(e, f), lesser(g, h)))
+        last = greater(greater(greater(a, b), greater(c, d)), greater(greater(e, f), greater(g, h)))
+        outside = np.uint16(outside | (yes if (first < lo) | (last > hi) | (last > most) else no))
+        s = np.int32(np.int32(four(a, b, c, d) + four(e, f, g, h)) - np.int32(8) * np.int32(r))
+        q = np.uint32(s2[i] + np.uint32(squares(a, b, c, d, e, f, g, h, r) * np.uint32(sign)))
+        s1[i] = np.int32(s1[i] + np.int32(s * sign))
+        s2[i] = q
+        top = np.uint32(top | q)
+    return outside != 0, top
+
+
+@exact
+def any_in_band(gains, rows, low, high):
+    """Whether any indicator of eight frames of one cell lies within low..high. Arguments as those of add_block_banded."""
+    w0, w1, w2, w3, w4, w5, w6, w7 = gains
+    x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
+    x4, x5, x6, x7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
+    yes, no = np.uint16(1), np.uint16(0)
+    inside = np.uint16(0)
+    for i in range(low.size):
+        lo, hi = low[i], high[i]
+        inside = np.uint16(inside | (yes if (x0[i] >= lo) & (x0[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x1[i] >= lo) & (x1[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x2[i] >= lo) & (x2[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x3[i] >= lo) & (x3[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x4[i] >= lo) & (x4[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x5[i] >= lo) & (x5[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x6[i] >= lo) & (x6[i] <= hi) else no))
+        inside = np.uint16(inside | (yes if (x7[i] >= lo) & (x7[i] <= hi) else no))
+    return inside != 0

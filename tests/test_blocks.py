@@ -1,0 +1,124 @@
+"""kernels/blocks.py against its twins: exact integers of eight frames, masked, in bands, up to the bounds of the lanes."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rmm_stream.rmm.kernels import blocks, sums
+
+few = settings(max_examples=40, deadline=None)
+TOP = (1 << 14) - 1
+CELLS = 3
+WILD = st.one_of(st.sampled_from([0, 1, TOP - 1, TOP]), st.integers(0, TOP))
+
+
+def drawn(data, dtype, pixels, values=WILD, wide=0):
+    """(stacks, rows): eight stacks of a few frames, and the frames of each cell. wide: share of values beyond 14 bits."""
+    most = int(np.iinfo(dtype).max)
+    if dtype == np.uint8:
+        values = st.integers(0, most)
+    elif wide:
+        values = st.one_of(values, st.integers(TOP + 1, most))
+    stacks = [data.draw(arrays(dtype, (2, pixels), elements=values)) for _ in range(blocks.BLOCK)]
+    for stack in stacks:
+        stack.flags.writeable = False
+    return tuple(stacks), data.draw(arrays(np.int64, (CELLS, blocks.BLOCK), elements=st.integers(0, 1)))
+
+
+def empty(dtype, pixels, reference):
+    shape = CELLS, pixels
+    return [np.full(shape, reference, dtype), *(np.zeros(shape, t) for t in (np.uint16, np.int32, np.uint32))]
+
+
+def same(rows, expected, cell):
+    _, count, s1, s2 = rows
+    assert count[cell].tolist() == expected[:, 0].tolist()
+    assert s1[cell].tolist() == expected[:, 1].tolist()
+    assert s2[cell].tolist() == expected[:, 2].tolist()
+
+
+@few
+@given(st.sampled_from([np.uint8, np.uint16]), st.integers(1, 40), st.integers(0, 255), st.data())
+def test_add_blocks_like_its_twin(dtype, pixels, reference, data):
+    stacks, frames = drawn(data, dtype, pixels)
+    rows, seen = empty(dtype, pixels, reference), np.empty(CELLS, np.uint32)
+    blocks.add_blocks(stacks, frames, np.arange(CELLS), rows[0], rows[2], rows[3], seen)
+    rows[1][:] = blocks.BLOCK  # counted by whoever calls
+    for cell, expected in enumerate(naive.add_blocks(stacks, frames, rows[0])):
+        same(rows, expected, cell)
+        assert seen[cell] == np.bitwise_or.reduce(rows[3][cell])
+
+
+@few
+@given(st.sampled_from([np.uint8, np.uint16]), st.integers(1, 40), st.data())
+def test_add_blocks_masked_like_its_twin(dtype, pixels, data):
+    """Also where what is masked has more than 14 bits: it may not disturb the lanes."""
+    stacks, frames = drawn(data, dtype, pixels, wide=1)
+    top = min(TOP, int(np.iinfo(dtype).max))
+    least = data.draw(st.integers(0, top))
+    most = data.draw(st.integers(least, top))
+    rows, seen = empty(dtype, pixels, data.draw(st.integers(least, most))), np.empty(CELLS, np.uint32)
+    order = np.array(data.draw(st.permutations(range(CELLS))))
+    blocks.add_blocks_masked(stacks, frames, order, dtype(least), dtype(most), *rows, seen)
+    for k, expected in enumerate(naive.add_blocks_masked(stacks, frames, least, most, rows[0][order])):
+        same(rows, expected, order[k])
+        assert seen[k] == np.bitwise_or.reduce(rows[3][order[k]])
+
+
+@few
+@given(st.sampled_from([np.uint8, np.uint16]), st.integers(1, 40), st.data())
+def test_blocks_in_bands_like_their_twins(gain_type, pixels, data):
+    stacks, frames = drawn(data, np.uint16, pixels, wide=1)
+    gains, _ = drawn(data, gain_type, pixels, wide=1)
+    edges = st.integers(0, int(np.iinfo(gain_type).max))
+    low, high = (data.draw(arrays(np.uint16, pixels, elements=edges)) for _ in range(2))
+    least, most = sorted(data.draw(st.tuples(WILD, WILD)))
+    reference = data.draw(st.integers(least, most))
+    rows = empty(np.uint16, pixels, reference)
+    seen = blocks.add_block_banded(
+        stacks, gains, frames[1], low, high, np.uint16(least), np.uint16(most), *(a[1] for a in rows)
+    )
+    same(rows, naive.add_block_banded(stacks, gains, frames[1], low, high, least, most, rows[0][1]), 1)
+    assert seen == np.bitwise_or.reduce(rows[3][1])
+    assert blocks.any_in_band(gains, frames[1], low, high) == naive.any_in_band(gains, frames[1], low, high)
+
+
+@few
+@given(st.sampled_from([np.uint8, np.uint16]), st.integers(1, 20), st.booleans(), st.data())
+def test_indicators_are_added_where_all_are_in_place_and_else_taken_out_to_the_bit(gain_type, pixels, calm, data):
+    wide = 0 if calm else 1
+    gains, frames = drawn(data, gain_type, pixels, wide=wide)
+    top = int(np.iinfo(gain_type).max)
+    low = np.zeros(pixels, np.uint16) if calm else data.draw(arrays(np.uint16, pixels, elements=st.integers(0, top)))
+    high = np.full(pixels, top, np.uint16)
+    reference, _, s1, s2 = (a[1] for a in empty(gain_type, pixels, 7))
+    s1[:], s2[:] = 5, 6
+    most = gain_type(min(TOP, top))
+    outside, _ = blocks.add_block_placed(gains, frames[1], low, high, most, np.int32(1), reference, s1, s2)
+    assert outside == naive.add_block_placed(gains, frames[1], low, high, most)
+    if not outside:
+        expected = naive.add_blocks(gains, frames[1:2], reference[None])[0]
+        assert s1.tolist() == (expected[:, 1] + 5).tolist()
+        assert s2.tolist() == (expected[:, 2] + 6).tolist()
+    blocks.add_block_placed(gains, frames[1], low, high, most, np.int32(-1), reference, s1, s2)
+    assert (s1.tolist(), s2.tolist()) == ([5] * pixels, [6] * pixels)
+
+
+@pytest.mark.parametrize(("reference", "value"), [(0, TOP), (TOP, 0)])
+def test_lanes_hold_the_largest_block_on_top_of_sums_that_were_not_yet_taken_away(reference, value):
+    """The worst case: every difference is +-(2**14 - 1), and s2 is just below the value at which it is taken away."""
+    stacks = (np.full((1, 50), value, np.uint16),) * blocks.BLOCK
+    frames = np.zeros((1, blocks.BLOCK), np.int64)
+    for masked in (False, True):
+        rows, seen = empty(np.uint16, 50, reference), np.empty(1, np.uint32)
+        rows[3][0] = sums.SPILL_AT - 1
+        if masked:
+            blocks.add_blocks_masked(stacks, frames, np.zeros(1, np.int64), np.uint16(0), np.uint16(TOP), *rows, seen)
+        else:
+            blocks.add_blocks(stacks, frames, np.zeros(1, np.int64), rows[0], rows[2], rows[3], seen)
+        assert rows[2][0].tolist() == [8 * (value - reference)] * 50
+        assert rows[3][0].tolist() == [sums.SPILL_AT - 1 + 8 * TOP**2] * 50
+        assert seen[0] >= sums.SPILL_AT

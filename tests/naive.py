@@ -183,7 +183,9 @@ def add_blocks(stacks, rows, reference):
 def add_blocks_masked(stacks, rows, least, most, reference):
     """The same of the values within least..most. reference: (cells, px)."""
     return [
-        np.array([sums_about(r, [v for v in block_of(stacks, of, i) if least <= v <= most]) for i, r in enumerate(about)])
+        np.array(
+            [sums_about(r, [v for v in block_of(stacks, of, i) if least <= v <= most]) for i, r in enumerate(about)]
+        )
         for of, about in zip(rows.tolist(), reference.tolist())
     ]
 

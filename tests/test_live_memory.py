@@ -28,11 +28,13 @@ def test_a_packed_gain_takes_no_room():
     assert memory.message_bytes(parse('[detector]\nname = "jungfrau05m"\n')) == 512 * 1024 * 2
 
 
-def test_messages_in_flight_are_those_of_zeromq_of_the_queue_and_two_in_hand():
+def test_messages_in_memory_are_those_of_zeromq_of_the_queue_and_those_that_the_worker_holds():
     config = parse(
         '[detector]\nname = "agipd1m"\n[source]\nhwm = 3\nqueue = 2\nendpoint = ["tcp://127.0.0.1:1", "ipc://x"]\n'
     )
-    assert memory.buffers(config) == 2 * (3 + 1) + 2 + 1
+    assert memory.buffers(config) == 2 * (3 + 1) + 2 + 8 + 1, "a block waits, uncopied"
+    wide = parse('[detector]\nname = "x"\nmodules = 1\nmodule_shape = [64, 64]\nasic_shape = [64, 64]\nbits = 16\n')
+    assert memory.buffers(wide) == wide.source.hwm + 1 + wide.source.queue + 1
 
 
 def test_the_plan_has_the_program_and_the_messages_beside_the_statistics():
@@ -40,19 +42,20 @@ def test_the_plan_has_the_program_and_the_messages_beside_the_statistics():
     assert parts["messages"].size == memory.message_bytes(AGIPD) * memory.buffers(AGIPD)
     assert 50e6 < parts["program"].size < 2e9
     statistics = sum(p.size for p in parts.values() if not p.on_top and p.part not in ("messages", "program"))
-    assert 3.5e9 < statistics <= 3.7e9
+    assert 2.9e9 < statistics <= 3.7e9
 
 
-def test_nothing_is_held_before_the_first_frame_and_16_bytes_a_pixel_after():
+def test_nothing_is_held_before_the_first_frame_and_12_bytes_a_pixel_after():
     maker = MaskMaker(TINY)
     assert {part: size for part, size in memory.held(maker).items() if part != "resident"} == {
         "dark_value": 0, "dark_indicator": 0, "flat": 0, "sample": 0,
     }  # fmt: skip
     maker.feed(make_batch(exposure=Exposure(Illumination.DARK, 0)))
+    maker.fold()
     held = memory.held(maker)
     pixels = TINY.cells * TINY.module_shape[0] * TINY.module_shape[1]
     for quantity in ("dark_value", "dark_indicator"):
-        assert 16 * pixels <= held[quantity] < 16.2 * pixels + 4 * pixels / TINY.cells
+        assert 12 * pixels <= held[quantity] < 12.2 * pixels
 
 
 def test_touching_is_bounded_by_the_machine(monkeypatch):

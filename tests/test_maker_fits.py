@@ -297,9 +297,11 @@ def test_offsets_follow_the_darks():
     """A restarted dark of as many frames must not leave the old offset in use."""
     m = maker(ONE_CELL, settings=structs.replace(SETTINGS, fit=Fit(min_frames=20)))
     m.feed(frames(ONE_CELL, 20))
+    m.fold()
     first = m.segments.offset(0, 0, 0)
     m.restart(DARK0)
     m.feed(part(frames(ONE_CELL, 20, level=3000, train=2000), np.s_[:]))
+    m.fold()
     assert np.nanmean(m.segments.offset(0, 0, 0) - first) == pytest.approx(2000, abs=5)
     assert np.isnan(first[TINY.edge()]).all()
 

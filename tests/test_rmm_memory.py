@@ -25,7 +25,7 @@ def sizes(parts):
 def held(m, policy):
     """Bytes of every array that is as large as the detector, and of the gates."""
     state = {name: a.nbytes for name, a in m.state().items() if name.split("/")[0] in ("dark", "lit", "gate", "fit")}
-    derived = [value if isinstance(value, tuple) else (value,) for _, value in m.segments._derived.values()]
+    derived = [value if isinstance(value, tuple) else (value,) for *_, value in m.segments._derived.values()]
     kept = sum(a.nbytes for values in derived for a in values if isinstance(a, np.ndarray))
     return sum(state.values()) + kept + sum(c.flags.nbytes for c in policy.published.values())
 
@@ -72,7 +72,7 @@ def test_gate_holds_what_is_planned_of_a_large_and_a_small_frame():
 
 def test_an_agipd_module_is_planned_below_3_7_gigabytes():
     parts = memory.plan(detector("agipd1m"), 1, 352, Settings())
-    assert 3.5e9 < sum(p.size for p in parts if not p.on_top) <= 3.7e9
+    assert 2.9e9 < sum(p.size for p in parts if not p.on_top) <= 3.7e9
 
 
 def test_plan_grows_with_modules_cells_and_buckets():

@@ -106,6 +106,7 @@ def test_replaced_darks_are_dropped_though_some_cells_never_came():
     m.feed(frames(n=30, cells=(0,), train=3000))
     assert m.segments.old_dark, "cell 1 still speaks through them"
     m.feed(frames(n=30, cells=(1,), train=4000))
+    m.fold()
     assert m.segments.old_dark == {}
 
 

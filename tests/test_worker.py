@@ -4,15 +4,17 @@ import queue
 from collections import Counter
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from builders import DARK, NOW, TINY, make_batch
 
-from rmm_stream.config import ExposureSettings, Fit, Gate, Settings, parse
+from rmm_stream.config import ExposureSettings, Fit, Gate, Lit, Settings, parse
 from rmm_stream.errors import DataError
 from rmm_stream.exposure import ExposureLabeler
 from rmm_stream.frames import Exposure, Illumination
+from rmm_stream.live import sampling
 from rmm_stream.live import worker as worker_file
 from rmm_stream.live.prepare import prepare
 from rmm_stream.live.receiver import Receiver
@@ -32,19 +34,26 @@ class FakeMaker:
     """Accepts everything; says what is due."""
 
     def __init__(self, due=()):
-        self.fed, self.restarted, self.due = [], [], list(due)
-        self.dark, self.lit = {}, {}
+        self.fed, self.restarted, self.fits, self.folded = [], [], list(due), 0
+        self.segments, self.lit, self.every_train = SimpleNamespace(dark={}), {}, 1
 
     def feed(self, batch):
         self.fed.append(batch)
         return len(batch), Counter()
 
-    def fit_due(self, limit):
-        now, self.due = self.due[:limit], self.due[limit:]
-        return now
+    def fold(self):
+        self.folded += 1
+
+    def due(self):
+        return [fit.key for fit in self.fits]
+
+    def refresh(self, key):
+        n = next(n for n, fit in enumerate(self.fits) if fit.key == key)
+        return self.fits.pop(n)
 
     def fit_all(self):
-        return self.fit_due(10**6)
+        fits, self.fits = self.fits, []
+        return fits
 
     def restart(self, exposure):
         self.restarted.append(exposure)
@@ -56,7 +65,7 @@ def fit_of(cell: int, bad: int = 0, module: int = 0) -> MapFit:
     return MapFit(MapKey(module, 0, cell), flags, flags, BadPixel.OFFSET, 200, 1000, NOW)
 
 
-def make(maker=None, cells=range(3), modules=(0,), clock=lambda: NOW + 1.0, default=None):
+def make(maker=None, cells=range(3), modules=(0,), clock=lambda: NOW + 1.0, default=None, lit=Lit()):
     """(worker, list of published changes). default: the exposure of the configuration."""
     overlays = {module: overlay(TINY) for module in modules}
     status = Status(
@@ -75,6 +84,7 @@ def make(maker=None, cells=range(3), modules=(0,), clock=lambda: NOW + 1.0, defa
             queue.Queue(4),
             queue.SimpleQueue(),
             clock,
+            lit,
         ),
         published,
     )
@@ -128,7 +138,7 @@ def test_suspected_signal_is_counted_over_the_last_fit_of_each_map_whether_the_f
     worker, _ = make(maker)
     counts = []
     for _ in range(4):
-        worker._judge(maker.fit_due(1), 0.1)
+        worker._judge([maker.fits.pop(0)], 0.1)
         worker._report()
         counts.append(worker.status.modules[0].suspected)
     assert counts == [4, 7, 4, 4]
@@ -289,21 +299,54 @@ def test_a_fit_that_says_nothing_new_is_not_published():
 def test_nothing_is_fitted_without_news():
     worker, _ = make(FakeMaker([fit_of(0)]))
     worker.step()
-    assert worker._maker.due
+    assert worker._maker.fits
 
 
-def test_while_frames_wait_fits_get_a_small_share_of_the_time(monkeypatch):
-    monkeypatch.setattr(worker_file, "FITS_PIXELS", 1)  # one map per call
+def test_while_frames_wait_fits_get_a_small_share_of_the_time():
     ticks = count()
     maker = FakeMaker([fit_of(cell % 3, bad=cell) for cell in range(20)])
     worker, _ = make(maker, clock=lambda: next(ticks) * 0.02)
     put(worker, make_batch())
     put(worker, make_batch(train_id=1001))
     worker.step()
-    busy = 20 - len(maker.due)
+    busy = 20 - len(maker.fits)
     assert 1 <= busy <= 2, "the second message waits"
     worker.step()
-    assert len(maker.due) == 0 or 20 - len(maker.due) - busy > 2 * busy, "none waits: fits have the time"
+    assert len(maker.fits) == 0 or 20 - len(maker.fits) - busy > 2 * busy, "none waits: fits have the time"
+
+
+def test_frames_that_wait_for_their_block_are_folded_when_no_more_come(monkeypatch):
+    monkeypatch.setattr(worker_file, "PAUSE_S", 0.0)
+    maker = FakeMaker()
+    worker, published = make(maker)
+    put(worker, make_batch())
+    worker.step()
+    assert maker.folded == 0
+    maker.fits = [fit_of(0, bad=1)]
+    assert worker.step(), "a pause"
+    worker.step()
+    assert (maker.folded, len(published)) == (1, 1), "once"
+
+
+def test_when_trains_wait_f6_judges_fewer_of_them_and_more_again_later():
+    maker = FakeMaker()
+    worker, _ = make(maker)
+    for train in range(4):
+        put(worker, make_batch(train_id=train))
+    worker.step()
+    assert worker.status.every_train == maker.every_train == 8, "three of four places are taken"
+    for _ in range(3):
+        worker.step()
+    assert maker.every_train == 8
+    for train in range(sampling.PATIENCE):
+        put(worker, make_batch(train_id=10 + train))
+        worker.step()
+    assert maker.every_train == 4
+    keep, _ = make(FakeMaker(), lit=Lit(when_late="keep"))
+    for train in range(4):
+        put(keep, make_batch(train_id=train))
+    keep.step()
+    assert keep.status.every_train == 4
 
 
 def test_finish_folds_what_waits_and_fits_every_map():
@@ -311,9 +354,8 @@ def test_finish_folds_what_waits_and_fits_every_map():
     worker, published = make(maker)
     for train in range(3):
         put(worker, make_batch(train_id=train))
-    maker.due = [fit_of(cell, bad=1) for cell in range(3)]
-    maker.fit_due, fit_due = lambda limit: [], maker.fit_due
-    maker.fit_all = lambda: fit_due(10)
+    maker.fits = [fit_of(cell, bad=1) for cell in range(3)]
+    maker.due = lambda: []
     worker.finish()
     assert [int(batch.train_id[0]) for batch in maker.fed] == [0, 1, 2]
     assert len(published) == 3

@@ -9,6 +9,7 @@ import ctypes
 import numpy as np
 
 from ..config import Config
+from ..rmm.kernels.blocks import BLOCK
 from ..rmm.memory import Part
 from ..rmm.memory import plan as plan_maker
 
@@ -63,8 +64,9 @@ def message_bytes(config: Config) -> int:
 
 
 def buffers(config: Config) -> int:
-    """Messages that may be in flight at once: ZeroMQ's, the queue's, the receiver's and the worker's."""
-    return len(config.source.endpoints) * (config.source.hwm + 1) + config.source.queue + 1
+    """Messages that may be in memory at once: ZeroMQ's, the queue's, the receiver's, and the worker's, which holds blocks."""
+    worker = BLOCK + 1 if config.detector.spec().narrow else 1
+    return len(config.source.endpoints) * (config.source.hwm + 1) + config.source.queue + worker
 
 
 def plan(config: Config) -> list[Part]:
@@ -87,7 +89,7 @@ def resident() -> int:
 def held(maker) -> dict[str, int]:
     """Bytes that the statistics of a MaskMaker occupy at this moment, by kind."""
     parts = {"dark_value": 0, "dark_indicator": 0, "flat": 0, "sample": 0}
-    for key, stats in maker.dark.items():
+    for key, stats in maker.segments.dark.items():  # as they are, without what waits to be folded
         parts[f"dark_{key.quantity}"] += _arrays(stats)
     for key, stats in maker.lit.items():
         parts[key.illumination.value] += _arrays(stats)

@@ -12,8 +12,10 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from msgspec import structs
+
 from .. import __version__
-from ..config import Config
+from ..config import Config, Lit
 from ..errors import ConfigError, LeaseLost, RmmError
 from ..frames import Exposure, Illumination
 from ..mask import MapChange
@@ -68,7 +70,7 @@ class Service:
         self._http: HttpServer | None = None
         self._worker = Worker(
             self._parts.maker, self._parts.policy, self._parts.labeler, self._parts.status, self._publish,
-            self._frames, self._requests,
+            self._frames, self._requests, lit=_lit(config),
         )  # fmt: skip
         self._files = MaskFiles(config.store, self._parts.spec, config.digest)
         self._fed = (-1, -1)  # turns of worker and receiver at the last sign of life
@@ -283,6 +285,12 @@ class Service:
             text += f"; {reason}" if reason else ""
             notify(f"STATUS={text}")
             log.info(text, extra={"event": "progress"})
+
+
+def _lit(config: Config) -> Lit:
+    """Settings of F6 for the worker: where the sender waits, being late loses nothing."""
+    lit = config.settings.features.lit
+    return structs.replace(lit, when_late="keep") if config.source.when_full == "block" else lit
 
 
 def run(config: Config) -> int:

@@ -112,6 +112,7 @@ class Status:
     changes: by module, the latest published flags of each map.
     overlay: (ss, fs) uint8 EDGE | USER by module, for maps not in changes.
     cells: the memory cells of this process.
+    every_train: F6 judges one lit train in so many; more than configured while the worker is late. 0: not known yet.
     """
 
     detector: str
@@ -135,6 +136,7 @@ class Status:
     queues: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     requests_malformed: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     memory: Mapping[str, int] = field(default_factory=lambda: NOTHING)
+    every_train: int = 0
     alarms: tuple[str, ...] = ()
     changes: Mapping[int, Mapping[MapKey, MapChange]] = field(default_factory=lambda: NOTHING)
     overlay: Mapping[int, NDArray] = field(default_factory=lambda: NOTHING)
@@ -231,6 +233,7 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
         "queues": dict(status.queues),
         "alarms": list(status.alarms),
         "memory": dict(status.memory),
+        "every_train": status.every_train,
         "sources": [
             {
                 "endpoint": s.endpoint,

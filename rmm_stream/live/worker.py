@@ -14,19 +14,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..config import Lit
 from ..errors import DataError
 from ..exposure import in_words
 from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import MapChange, MapFit, MapKey
 from ..sources.complaints import Complaints
 from .memory import held
+from .sampling import POLICIES
 from .status import NOBODY_SAYS, ModuleStatus, Status
 
 log = logging.getLogger(__name__)
 
 BUSY_S = 0.03  # spent on fits between two messages while frames wait: under a third of a train at 10 Hz
 IDLE_S = 0.5  # spent on fits while none waits; bounds how long a turn lasts, for the watchdog
-FITS_PIXELS = 1 << 18  # per call of fit_due, which looks through the news of all maps each time; a tenth of a second
+PAUSE_S = 1.0  # without frames, after which those that wait for their block are folded as they are
 MEMORY_S = 5.0  # how often the maker is asked what it holds
 
 
@@ -66,7 +68,7 @@ class Worker:
     """A loop over `step`; its thread is made by `start`. Tests call `step` themselves.
 
     frames: queue of messages, each a sequence of FrameBatch. requests: queue of Expose. publish: takes a MapChange.
-    clock: s, Unix.
+    clock: s, Unix. lit: how often F6 judges, and what to do when that takes too long.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Worker:
         frames: queue.Queue,
         requests: queue.Queue,
         clock: Callable[[], float] = time.time,
+        lit: Lit = Lit(),
     ):
         self._maker, self._policy, self._labeler = maker, policy, labeler
+        self._every_train, self._sampling = lit.every_train, POLICIES[lit.when_late]()
         self._publish, self._clock = publish, clock
         self._frames, self._requests = frames, requests
         self._modules: dict[int, ModuleStatus] = dict(status.modules)
@@ -89,9 +93,8 @@ class Worker:
         self._complaints = Complaints(log)
         self._memory_at = -MEMORY_S
         self._news = False
-        self._turned = time.monotonic()
-        pixels = max((overlay.size for overlay in status.overlay.values()), default=1)
-        self._limit = min(max(FITS_PIXELS // pixels, 1), 4)
+        self._paused = True  # nothing waits for its block
+        self._turned = self._fed = time.monotonic()
         self._abandoned = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -109,12 +112,17 @@ class Worker:
         asked = self._answer()  # after the wait: what was asked for before a frame came is in force for that frame
         if message is not None:
             self.feed(message)
+        elif not self._paused and time.monotonic() - self._fed > PAUSE_S:
+            self._maker.fold()
+            self._paused = self._news = True
         fitted = self._fit_some()
         self._report()
         return asked or message is not None or fitted > 0
 
     def feed(self, batches: Sequence[FrameBatch]) -> None:
         """Give the frames of one message that are ours to the statistics. Others are another worker's, not an error."""
+        self._maker.every_train = self._sampling.step(self._every_train, self._frames.qsize(), self._frames.maxsize)
+        self._fed, self._paused = time.monotonic(), False
         for batch in batches:
             module = self._modules.get(batch.module)
             if module is None:
@@ -173,16 +181,18 @@ class Worker:
             log.info("the operator says: %s", request, extra={"event": "expose"})
 
     def _fit_some(self) -> int:
-        """Fit the maps with most news, a few at a time, within the budget. Returns how many."""
+        """Fit the maps with most news within the budget. Returns how many."""
         begun, fitted = self._clock(), 0
-        while self._news:
+        due = self._maker.due() if self._news else []
+        self._news = False  # nothing due stays so until frames come
+        for key in due:
             started = self._clock()
-            fits = self._maker.fit_due(self._limit if self._frames.empty() else 1)
+            fit = self._maker.refresh(key)
             now = self._clock()
-            self._news = bool(fits)  # nothing due stays so until frames come
-            self._judge(fits, (now - started) / max(1, len(fits)))
-            fitted += len(fits)
+            self._judge([fit], now - started)
+            fitted += 1
             if not 0 <= now - begun < (IDLE_S if self._frames.empty() else BUSY_S):
+                self._news = True
                 break
         return fitted
 
@@ -244,6 +254,7 @@ class Worker:
             modules=dict(self._modules),
             changes=changes,
             memory=memory,
+            every_train=self._maker.every_train,
             turns=self.status.turns + 1,
             turned_at=now,
         )

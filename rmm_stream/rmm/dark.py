@@ -21,7 +21,7 @@ from . import gain
 from .gate import FrameGate
 from .kernels import blocks, routing
 from .kernels.blocks import BLOCK
-from .keys import INDICATORS, VALUES, DarkKey
+from .keys import INDICATORS, VALUES, DarkKey, GateKey
 from .segments import Segments
 from .stats import INDICATOR, VALUE, Block, flat
 
@@ -53,7 +53,7 @@ class DarkFrames:
     ):
         self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
         self.gated = gated
-        self.gates: dict[tuple[int, int], FrameGate] = {}  # by module and gain stage
+        self.gates: dict[GateKey, FrameGate] = {}
         self._told = told
         least, most, inner = gain.data_range(spec) if spec.exact else (0, 0, ())
         top = np.iinfo(spec.dtype).max if spec.exact else 0
@@ -155,7 +155,7 @@ class DarkFrames:
         cells = batch.cell[take].astype(np.int64) - self.cells.start
         for stage in np.unique(stages).tolist():
             here = np.flatnonzero(stages == stage)
-            key = batch.module, stage
+            key = GateKey(batch.module, stage)
             if key not in self.gates:
                 self.gates[key] = FrameGate(self.spec, self.settings.gate, len(self.cells))
             judged = self.gates[key].judge(batch.pixels, batch.gain, take[here], cells[here])
@@ -172,18 +172,9 @@ class DarkFrames:
 
     def drop_gates(self, gain_stage: int | None) -> None:
         """Let F1 learn anew, of one stage or of all."""
-        self.gates = {key: gate for key, gate in self.gates.items() if gain_stage not in (None, key[1])}
+        self.gates = {key: gate for key, gate in self.gates.items() if gain_stage not in (None, key.gain_stage)}
 
     # ---- folding ----
-
-    def waiting(self) -> Counter[MapKey]:
-        """Frames that are held, by map."""
-        found: Counter[MapKey] = Counter()
-        for (module, _), cells in self._held.items():
-            for cell, frames in cells.items():
-                for held in frames:
-                    found[MapKey(module, held.stage, cell)] += 1
-        return found
 
     def fold(self, module: int | None = None) -> None:
         """Fold what is held, of one module or of all. The next blocks begin anew."""

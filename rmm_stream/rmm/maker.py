@@ -4,7 +4,7 @@ Owns all statistics of its modules and cells; one owner, one thread. Time is dat
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +21,8 @@ from ..mask import BadPixel, MapFit, MapKey, Mask
 from . import archive, background, gain, rehearsal
 from .dark import DarkFrames
 from .features import FeatureMap, LitCell
-from .keys import INDICATORS, VALUES, DarkKey, LitKey, News
+from .gate import FrameGate
+from .keys import INDICATORS, VALUES, DarkKey, GateKey, LitKey, News
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
@@ -68,6 +69,7 @@ class MaskMaker:
         ):
             raise ConfigError(f"modules {list(self.modules)}: expected some of 0 to {self.spec.modules - 1}, each once")
         self.settings = settings
+        self.every_train = settings.features.lit.every_train  # F6 judges one in so many; may be set at any time
         self.gated = gate
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
@@ -79,14 +81,19 @@ class MaskMaker:
     @property
     def dark(self) -> dict[DarkKey, PixelStats]:
         """The open segments of dark values and indicators, with every frame that was fed."""
-        self.darks.fold()
+        self.fold()
         return self.segments.dark
 
     @property
     def news(self) -> dict[MapKey, News]:
         """What has happened to each map since its last fit, with every frame that was fed."""
-        self.darks.fold()
+        self.fold()
         return self.folded
+
+    @property
+    def gates(self) -> dict[GateKey, FrameGate]:
+        """F1 of the dark frames."""
+        return self.darks.gates
 
     @property
     def lit(self) -> dict[LitKey, SnrStats]:
@@ -132,8 +139,7 @@ class MaskMaker:
             raise DataError("frames without an exposure; an ExposureLabeler must speak first")
 
     def _feed_lit(self, batch: FrameBatch, take: NDArray, rejected: Counter) -> int:
-        lit = self.settings.features.lit
-        take = take[background.is_sampled(batch.train_id[take], lit.every_train)]
+        take = take[background.is_sampled(batch.train_id[take], self.every_train)]
         accepted = 0
         for cell in np.unique(batch.cell[take]).tolist():
             accepted += self._feed_lit_cell(batch, cell, take[batch.cell[take] == cell], rejected)
@@ -200,38 +206,35 @@ class MaskMaker:
         """Start the statistics of one exposure afresh; gain_stage None: of every stage.
 
         What they have said stays said until the new ones have fit.min_frames."""
-        self.darks.fold()
+        self.fold()
         self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
             self.darks.drop_gates(exposure.gain_stage)
 
     # ---- fitting ------------------------------------------------------------------------------------------------------
 
+    def fold(self) -> None:
+        """Fold the frames that wait for their block."""
+        self.darks.fold()
+        self.segments.retire()
+
     def due(self) -> list[MapKey]:
-        """The maps with enough news for a fit, most news first, those that were never fitted before others.
+        """The maps with enough news for a fit, most news first; of equal news those first that were never fitted.
 
-        Of frames that are still held, only when nothing else is due and they would make a map so: then they are folded."""
-        found = self._due({})
-        if not found and (waiting := self.darks.waiting()) and self._due(waiting):
-            self.darks.fold()
-            found = self._due({})
-        return found
-
-    def _due(self, waiting: Mapping[MapKey, int]) -> list[MapKey]:
-        """As due(). waiting: frames that count as if they were folded."""
+        Of what has been folded: a worker fits these while frames wait for their block."""
         due = []
         fit, span = self.settings.fit, self.settings.features.lit.span_frames
-        for key in {**self.folded, **waiting} if waiting else self.folded:
-            news, more = self.folded.get(key) or News(), waiting.get(key, 0)
-            fresh = news.fresh + more
-            window = max(1, min(news.frames + more, span))
+        for key, news in self.folded.items():
+            fresh = news.fresh
+            window = max(1, min(news.frames, span))
             waited = not 0 <= news.timestamp - news.fitted_timestamp < fit.every_s  # time may step back
-            if waited and fresh >= max(1, fit.news * window) and self._may_speak(key, more):
+            if waited and fresh >= max(1, fit.news * window) and self._may_speak(key):
                 due.append((-fresh / window, news.fitted_at > 0, key))
         return [key for _, _, key in sorted(due)]
 
     def fit_due(self, limit: int) -> list[MapFit]:
         """Fit at most `limit` maps: of those with enough news, the ones with most of it. [] when nothing is due."""
+        self.fold()
         return [self.refresh(key) for key in self.due()[:limit]]
 
     def fit_all(self) -> list[MapFit]:
@@ -240,7 +243,7 @@ class MaskMaker:
 
     def fit(self, key: MapKey) -> MapFit:
         """Fit one map now, whatever it has."""
-        self.darks.fold()
+        self.fold()
         return self.refresh(key)
 
     def refresh(self, key: MapKey) -> MapFit:
@@ -274,6 +277,7 @@ class MaskMaker:
 
     def explain(self, key: MapKey, ss: int, fs: int) -> list[FeatureMap]:
         """Why is this pixel bad? One FeatureMap per feature that spoke, of (1, 1) pixels."""
+        self.fold()
         here = np.s_[ss : ss + 1, fs : fs + 1]
         return [FeatureMap(m.name, m.flag, *(a[here] for a in m[2:])) for m in self._verdict(key).maps]
 
@@ -308,10 +312,10 @@ class MaskMaker:
         lit = sum(int(stats.frames[at]) for _, stats in self.segments.lit_of(*key))
         return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) + lit
 
-    def _may_speak(self, key: MapKey, more: int = 0) -> bool:
-        """Whether any statistics of a map have reached fit.min_frames, with `more` dark frames."""
+    def _may_speak(self, key: MapKey) -> bool:
+        """Whether any statistics of a map have reached fit.min_frames."""
         at, least = key.cell - self.cells.start, self.settings.fit.min_frames
-        return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) + more >= least or any(
+        return self.segments.frames(DarkKey(key.module, VALUES, key.gain_stage), key.cell) >= least or any(
             stats.frames[at] >= least for _, stats in self.segments.lit_of(*key)
         )
 
@@ -329,7 +333,7 @@ class MaskMaker:
         if any(gate.on_trial for maker in (self, other) for gate in maker.darks.gates.values()):
             raise ConfigError(f"frames are on trial: feed {self.settings.gate.learn} of each dark exposure, then merge")
         for maker in (self, other):
-            maker.darks.fold()
+            maker.fold()
         self.segments.merge(other.segments)
         for key, news in other.folded.items():
             ours = self.folded.setdefault(key, News())
@@ -341,7 +345,7 @@ class MaskMaker:
 
     def state(self) -> dict[str, NDArray]:
         """Everything that restore() needs, as plain arrays by name."""
-        self.darks.fold()
+        self.fold()
         return archive.pack(self)
 
     @staticmethod

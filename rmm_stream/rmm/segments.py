@@ -130,27 +130,28 @@ class Segments:
 
     def cuts(self, module: int, cell: int) -> tuple[NDArray, bool] | None:
         """Thresholds of the gain indicator of one cell, and whether it rises from stage to stage; None: unknown."""
-        keys = [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]
-        frames = [self.frames(key, cell) for key in keys]
-
-        def derive():
-            enough = [self.moments(key, cell)[0] if n >= self.least else None for key, n in zip(keys, frames)]
-            cuts = gain.thresholds(self.spec, enough)
-            return None if cuts is None else (cuts, gain.rises(self.spec, enough))
-
-        return self._derive(("cuts", module, cell), keys, cell, derive)
+        keys = self._indicators(module)
+        return self._derive(("cuts", module, cell), keys, cell, lambda: self._cuts(keys, cell))
 
     def bands(self, module: int, cell: int) -> NDArray | None:
         """(stages, 2, ss, fs) uint16: the first and last indicator of each stage of one cell; None: unknown."""
         if self.spec.gain == "code":
             return gain.code_bands(self.spec)
-        keys = [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]
+        keys = self._indicators(module)
 
         def derive():
-            cuts = self.cuts(module, cell)
+            cuts = self._cuts(keys, cell)
             return None if cuts is None else gain.bands_of(*cuts)
 
         return self._derive(("bands", module, cell), keys, cell, derive)
+
+    def _indicators(self, module: int) -> list[DarkKey]:
+        return [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]
+
+    def _cuts(self, keys: list[DarkKey], cell: int) -> tuple[NDArray, bool] | None:
+        enough = [self.moments(key, cell)[0] if self.frames(key, cell) >= self.least else None for key in keys]
+        cuts = gain.thresholds(self.spec, enough)
+        return None if cuts is None else (cuts, gain.rises(self.spec, enough))
 
     def offset(self, module: int, stage: int, cell: int) -> NDArray | None:
         """(ss, fs) float32 dark mean, nan where a pixel is excluded or has too few darks; None while the dark lacks."""

@@ -121,11 +121,11 @@ def route_analogue(gain, thresholds, ascending):
     return np.array(out, np.uint8)
 
 
-def bands_between(cuts, ascending):
-    """Per stage and pixel the indicators that route_analogue() puts there, as a set. cuts: (stages - 1, px)."""
-    g = np.arange(65536)
-    where = [route_analogue(g, np.repeat(cuts[:, i : i + 1], 65536, 1), ascending) for i in range(cuts.shape[1])]
-    return [[set(g[of == stage].tolist()) for of in where] for stage in range(len(cuts) + 1)]
+def bands_between(cuts, ascending, indicators):
+    """Per stage and pixel those of the indicators that route_analogue() puts there. cuts: (stages - 1, px)."""
+    g = np.array(indicators)
+    where = [route_analogue(g, np.repeat(cuts[:, i : i + 1], len(g), 1), ascending) for i in range(cuts.shape[1])]
+    return [[g[of == stage].tolist() for of in where] for stage in range(len(cuts) + 1)]
 
 
 def count_in_bands(values, gain, bands, least, most, line, step):

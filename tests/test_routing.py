@@ -1,5 +1,7 @@
 """kernels/routing.py against its twin: the stage of every pixel of a frame, and whether its value counts."""
 
+import math
+
 import naive
 import numpy as np
 import pytest
@@ -83,3 +85,42 @@ def test_route_analogue_like_its_twin(indicator, cuts, ascending):
 def test_count_stage_like_its_twin(where, stage):
     for care in (np.uint8(255), np.uint8(127)):
         assert routing.count_stage(where, care, np.uint8(stage)) == naive.count_stage(where, care, stage)
+
+
+@few
+@given(st.integers(1, 3), st.booleans(), st.data())
+def test_bands_hold_what_the_thresholds_send_there(last, ascending, data):
+    levels = st.one_of(st.floats(-5, 70000, width=32), st.sampled_from([0.0, 5.5, 6.0, 65534.5, 65535.0, math.nan]))
+    cuts = data.draw(arrays(np.float32, (last, 3), elements=levels))
+    bands = np.empty((last + 1, 2, 3), np.uint16)
+    routing.bands_between(cuts, ascending, bands)
+    near = [math.floor(c) + d for c in cuts.ravel().tolist() if not math.isnan(c) for d in (-1, 0, 1, 2)]
+    indicators = sorted({0, 1, 65534, 65535, *(g for g in near if 0 <= g <= 65535)})
+    for found, expected in zip(bands, naive.bands_between(cuts, ascending, indicators)):
+        for i in range(3):
+            assert [g for g in indicators if found[0, i] <= g <= found[1, i]] == expected[i]
+
+
+@few
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(0, 20), st.data())
+def test_the_stage_with_most_valid_values_is_found_in_the_lines_looked_at(stages, pixels, line, more, data):
+    values, gain = (data.draw(arrays(np.uint16, pixels, elements=st.integers(0, 9))) for _ in range(2))
+    bands = data.draw(arrays(np.uint16, (stages, 2, pixels), elements=st.integers(0, 9)))
+    least, most = sorted(data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9))))
+    found = np.empty(stages, np.int64)
+    routing.count_in_bands(values, gain, bands, np.uint16(least), np.uint16(most), line, line + more, found)
+    expected = naive.count_in_bands(values, gain, bands, least, most, line, line + more)
+    if found.tolist() != expected:  # it stopped at a stage that has more than half
+        stage = int(found.argmax())
+        assert found[: stage + 1].tolist() == expected[: stage + 1]
+        assert 2 * found[stage] > sum(i % (line + more) < line for i in range(pixels))
+
+
+@few
+@given(st.integers(1, 6), st.integers(1, 9), st.data())
+def test_frames_without_a_valid_value_are_found(n, pixels, data):
+    frames = data.draw(arrays(np.uint16, (n, pixels), elements=st.integers(0, 9)))
+    least, most = sorted(data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9))))
+    take, found = np.arange(n), np.empty(n, bool)
+    routing.find_valid(frames, take, least, most, found)
+    assert found.tolist() == naive.find_valid(frames, take, least, most)

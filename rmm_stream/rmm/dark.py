@@ -183,6 +183,7 @@ class DarkFrames:
             while waiting := {cell: frames for cell, frames in waiting.items() if frames}:
                 self._fold(group, {cell: self._take(waiting, cell, BLOCK) for cell in list(waiting)})
             self._begun.pop(group)
+        self._mixed = {known for known in self._mixed if module not in (None, known[0])}
 
     def _fold(self, group: tuple[int, int | None], frames: dict[int, list[Held]]) -> None:
         """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
@@ -216,36 +217,38 @@ class DarkFrames:
 
     def _add(self, group: tuple[int, int | None], pixels: Block, gains: Block | None, held: list[list[Held]]) -> None:
         module, stage = group
-        full = len(held[0]) == BLOCK
-        if stage is None or (self.spec.gain == "code" and gains is not None):
-            for k, frames in enumerate(held):
-                self._add_routed(module, stage, _one(pixels, k), _one(gains, k), frames)
+        if stage is None:
+            self._add_free(module, pixels, gains, held)
             return
-        stats = self._open(module, VALUES, stage, pixels)
-        stats.add(pixels, None if self._whole and full else self._limits)
+        values = self._open(module, VALUES, stage, pixels)
+        if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
+            band = gain.code_bands(self.spec)[stage].reshape(2, -1)
+            for k in range(len(held)):
+                values.add_banded(pixels, gains, k, band, self._limits)
+        else:
+            values.add(pixels, None if self._whole and len(held[0]) == BLOCK else self._limits)
         if gains is not None:
             self._open(module, INDICATORS, stage, gains).add(gains, _gain_limits(gains))
 
-    def _add_routed(self, module: int, held: int | None, pixels: Block, gains: Block, frames: list[Held]) -> None:
-        """A block of one cell, of which each pixel has a stage of its own; or is held, and valid if its code says so."""
-        cell = int(pixels.cells[0]) + self.cells.start
-        bands = self.segments.bands(module, cell).reshape(len(self.spec.stages), 2, -1)
-        limits = _gain_limits(gains)
-        if held is not None:
-            self._open(module, VALUES, held, pixels).add_banded(pixels, gains, bands[held], self._limits)
-            self._open(module, INDICATORS, held, gains).add(gains, limits)
-            return
-        stages = {h.stage for h in frames}
-        if len(stages) == 1 and len(frames) == BLOCK and (module, cell) not in self._mixed:
-            (stage,) = stages
-            if self._open(module, INDICATORS, stage, gains).add_if_placed(gains, bands[stage], limits[1]):
-                self._open(module, VALUES, stage, pixels).add(pixels, self._limits)
-                return
-            self._mixed.add((module, cell))
-        for stage, band in enumerate(bands):
-            if blocks.any_in_band(gains.stacks, gains.rows[0], band[0], band[1]):
-                self._open(module, VALUES, stage, pixels).add_banded(pixels, gains, band, self._limits)
-                self._open(module, INDICATORS, stage, gains).add_banded(gains, gains, band, limits)
+    def _add_free(self, module: int, pixels: Block, gains: Block, held: list[list[Held]]) -> None:
+        """Blocks of which each pixel has a stage of its own. Mostly all pixels of a cell have the same, which is tried first."""
+        limits, placed = _gain_limits(gains), {}
+        for k, frames in enumerate(held):
+            cell = int(pixels.cells[k]) + self.cells.start
+            bands = self.segments.bands(module, cell).reshape(len(self.spec.stages), 2, -1)
+            stage = frames[0].stage
+            if len(frames) == BLOCK and (module, cell) not in self._mixed:
+                if self._open(module, INDICATORS, stage, gains).add_if_placed(gains, k, bands[stage], limits[1]):
+                    placed.setdefault(stage, []).append(k)
+                    continue
+                self._mixed.add((module, cell))
+            for stage, band in enumerate(bands):
+                if blocks.any_in_band(gains.stacks, gains.rows[k], band[0], band[1]):
+                    self._open(module, VALUES, stage, pixels).add_banded(pixels, gains, k, band, self._limits)
+                    self._open(module, INDICATORS, stage, gains).add_banded(gains, gains, k, band, limits)
+        for stage, some in placed.items():
+            whole = Block(pixels.stacks, pixels.rows[some], pixels.cells[some])
+            self._open(module, VALUES, stage, pixels).add(whole, self._limits)
 
     def _open(self, module: int, quantity: str, stage: int, block: Block):
         return self.segments.open_dark(DarkKey(module, quantity, stage), block.stacks[0].dtype)
@@ -266,10 +269,6 @@ class DarkFrames:
                     stats.frames[cell - self.cells.start] += int((of == stage).sum())
             for frame, stage in zip(frames.tolist(), of.tolist()):
                 self._told(MapKey(batch.module, stage, cell), batch, frame)
-
-
-def _one(block: Block, k: int) -> Block:
-    return Block(block.stacks, block.rows[k : k + 1], block.cells[k : k + 1])
 
 
 def _gain_limits(gains: Block) -> tuple[int, int]:

@@ -34,6 +34,7 @@ class Route(NamedTuple):
     bands: NDArray | None
 
 
+@lru_cache
 def data_range(spec: DetectorSpec) -> tuple[int, int, NDArray]:
     """(least, most, inner): an integer value is data if it is within least..most, and none of the inner sentinels.
 
@@ -136,7 +137,7 @@ def majority(where: NDArray, stages: int) -> int:
 
 def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArray) -> int:
     """The same from bands, of a narrow detector; of a large frame one line in SAMPLED is looked at. frame, gain: (ss, fs)."""
-    least, most, _ = data_range(spec)
+    least, most = map(np.uint16, data_range(spec)[:2])
     line = spec.module_shape[1] if frame.size > WHOLE_BELOW else frame.size
     n = np.empty(len(spec.stages), np.int64)
     for step in (SAMPLED * line, line):  # all of it, where the lines looked at are not data

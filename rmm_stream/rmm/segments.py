@@ -178,6 +178,8 @@ class Segments:
         return kept[2]
 
     def _has_grown(self, before: list[int], now: list[int]) -> bool:
+        """Fewer than fit.min_frames say nothing."""
         return any(
-            not old <= new <= NOTABLE * old or (old < self.least) != (new < self.least) for old, new in zip(before, now)
+            not old <= new <= NOTABLE * old and (old >= self.least or new >= self.least)
+            for old, new in zip(before, now)
         )

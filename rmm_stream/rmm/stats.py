@@ -82,7 +82,8 @@ class IntegerStats:
 
     def add(self, block: Block, limits: tuple[int, int] | None) -> None:
         """Add a block of narrow values. limits: least and most value that counts; None: every value does."""
-        self._prepare(block, limits)
+        for k in range(len(block.cells)):
+            self._prepare(block, k, limits)
         seen = np.empty(len(block.cells), np.uint32)
         reference, count, s1, s2 = self._rows()
         if limits is None:
@@ -94,25 +95,24 @@ class IntegerStats:
         for cell in block.cells[seen >= SPILL_AT].tolist():
             self._spill(cell)
 
-    def add_banded(self, block: Block, gains: Block, band: NDArray, limits: tuple[int, int]) -> None:
-        """Add those values of a block of one cell that belong to a gain stage. band: (2, px) uint16, its indicators."""
-        self._prepare(block, limits)
-        reference, count, s1, s2 = (a[block.cells[0]] for a in self._rows())
+    def add_banded(self, block: Block, gains: Block, k: int, band: NDArray, limits: tuple[int, int]) -> None:
+        """Add those values of the k-th cell of a block that belong to a gain stage. band: (2, px) uint16, its indicators."""
+        cell = self._prepare(block, k, limits)
+        reference, count, s1, s2 = (a[cell] for a in self._rows())
         least, most = map(reference.dtype.type, limits)
         seen = blocks.add_block_banded(
-            block.stacks, gains.stacks, block.rows[0], band[0], band[1], least, most, reference, count, s1, s2
+            block.stacks, gains.stacks, block.rows[k], band[0], band[1], least, most, reference, count, s1, s2
         )
         if seen >= SPILL_AT:
-            self._spill(int(block.cells[0]))
+            self._spill(cell)
 
-    def add_if_placed(self, gains: Block, band: NDArray, most: int) -> bool:
-        """Add a block of indicators of one cell if all of them lie in a band, (2, px) uint16, and none beyond most.
+    def add_if_placed(self, gains: Block, k: int, band: NDArray, most: int) -> bool:
+        """Add the indicators of the k-th cell of a block if all lie in a band, (2, px) uint16, and none beyond most.
 
         Returns whether they do; else nothing has changed."""
-        self._prepare(gains, (0, most))
-        cell = int(gains.cells[0])
+        cell = self._prepare(gains, k, (0, most))
         reference, _, s1, s2 = (a[cell] for a in self._rows())
-        arguments = gains.stacks, gains.rows[0], band[0], band[1], reference.dtype.type(most)
+        arguments = gains.stacks, gains.rows[k], band[0], band[1], reference.dtype.type(most)
         outside, seen = blocks.add_block_placed(*arguments, np.int32(1), reference, s1, s2)
         if outside:
             blocks.add_block_placed(*arguments, np.int32(-1), reference, s1, s2)
@@ -122,16 +122,23 @@ class IntegerStats:
             self._spill(cell)
         return True
 
-    def _prepare(self, block: Block, limits: tuple[int, int] | None) -> None:
-        self._make_room(block.cells, BLOCK)
-        for k in np.flatnonzero(~self.referred[block.cells]):
-            self._refer(block.cells[k], block.stacks[0][block.rows[k, 0]], limits)
+    def _prepare(self, block: Block, k: int, limits: tuple[int, int] | None) -> int:
+        """Make room for the frames of the k-th cell of a block, which is returned."""
+        cell = int(block.cells[k])
+        if self.unfolded[cell] + BLOCK > sums.FOLD_AT:
+            self._fold(cell)
+        self.unfolded[cell] += BLOCK
+        if not self.referred[cell]:
+            self._refer(cell, block.stacks[0][block.rows[k, 0]], limits)
+        return cell
 
     def update(self, block: NDArray, take: NDArray, where: NDArray, stage: int, cell: int, care=VALUE) -> None:
         """Add the frames `take` of a block to one cell. block: (n, ss, fs). take: (k,) int64. where: (n, ss, fs) uint8."""
         most = BLOCK if self.narrow else sums.FOLD_AT // 2
         for part in np.array_split(take, -(-len(take) // most)) if len(take) else ():
-            self._make_room([cell], len(part))
+            if self.unfolded[cell] + len(part) > sums.FOLD_AT:
+                self._fold(cell)
+            self.unfolded[cell] += len(part)
             if not self.referred[cell]:
                 self._refer(cell, block[part[0]], None)
             largest = sums.add_frames(
@@ -150,12 +157,6 @@ class IntegerStats:
         most = min(most, np.iinfo(frame.dtype).max)
         np.clip(frame.reshape(self.shape[1:]), least, most, out=self.reference[cell])
         self.referred[cell] = True
-
-    def _make_room(self, cells, frames: int) -> None:
-        for cell in cells:
-            if self.unfolded[cell] + frames > sums.FOLD_AT:
-                self._fold(cell)
-            self.unfolded[cell] += frames
 
     # ---- reading ----
 

@@ -8,7 +8,11 @@ import json
 import sys
 from importlib import import_module
 
-BARS = {"client-import": "tests.bench.client_import"}
+BARS = {
+    "client-import": "tests.bench.client_import",
+    "accumulate": "tests.bench.accumulate",
+    "module": "tests.bench.module",
+}
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from rmm_stream.exposure import ExposureLabeler
 from rmm_stream.frames import Exposure, Illumination
 from rmm_stream.live import sampling
 from rmm_stream.live import worker as worker_file
+from rmm_stream.live.crew import Lane
 from rmm_stream.live.prepare import prepare
 from rmm_stream.live.receiver import Receiver
 from rmm_stream.live.status import NOBODY_SAYS, ModuleStatus, Status
@@ -91,11 +92,11 @@ def make(maker=None, cells=range(3), modules=(0,), clock=lambda: NOW + 1.0, defa
 
 
 def put(worker: Worker, *batches) -> None:
-    worker._frames.put(list(batches))
+    worker.frames.put(list(batches))
 
 
 def ask(worker: Worker, *request) -> None:
-    worker._requests.put(Expose(*request))
+    worker.requests.put(Expose(*request))
 
 
 # Whose frames ---------------------------------------------------------------------------------------------------------
@@ -442,7 +443,7 @@ class Still:
 
 def test_a_full_queue_drops_the_oldest_and_counts_its_frames():
     frames = queue.Queue(2)
-    receiver = Receiver(Still(), frames, "drop-oldest", "tcp://a:1")
+    receiver = Receiver(Still(), [Lane(frames, range(3))], "drop-oldest", "tcp://a:1")
     for train in range(5):
         receiver.hand_on([make_batch(train_id=train), make_batch(module=1, train_id=train)])
     waiting = [frames.get_nowait()[0].train_id[0] for _ in range(2)]
@@ -451,13 +452,13 @@ def test_a_full_queue_drops_the_oldest_and_counts_its_frames():
 
 
 def test_what_the_source_lost_is_in_its_status():
-    status = Receiver(Still(), queue.Queue(1), "block", "tcp://a:1").status()
+    status = Receiver(Still(), [Lane(queue.Queue(1), range(3))], "block", "tcp://a:1").status()
     assert (status.missed, status.series, status.disconnects, status.resets) == ({0: 5}, {0: 1}, 2, 3)
 
 
 def test_a_blocking_queue_loses_nothing():
     frames = queue.Queue(1)
-    receiver = Receiver(Still(), frames, "block", "tcp://a:1")
+    receiver = Receiver(Still(), [Lane(frames, range(3))], "block", "tcp://a:1")
     receiver.hand_on([make_batch(train_id=0)])
     taken = []
     put, frames.put = frames.put, lambda item, block, timeout: taken.append(frames.get()) or put(item, block, timeout)
@@ -469,11 +470,11 @@ def test_a_blocking_queue_loses_nothing():
 
 def test_a_receiver_closes_its_source_whether_it_ran_or_not():
     source = Still()
-    receiver = Receiver(source, queue.Queue(1), "block", "tcp://a:1")
+    receiver = Receiver(source, [Lane(queue.Queue(1), range(3))], "block", "tcp://a:1")
     assert receiver.join(1.0)
     assert source.closed
     source = Still()
-    receiver = Receiver(source, queue.Queue(1), "block", "tcp://a:1")
+    receiver = Receiver(source, [Lane(queue.Queue(1), range(3))], "block", "tcp://a:1")
     receiver.start()
     receiver.stop()
     assert receiver.join(10.0)
@@ -503,6 +504,7 @@ def test_a_configuration_becomes_parts_that_fit_together(tmp_path):
     )
     parts = prepare(config)
     assert [shard.name for shard in parts.shards] == ["m01-c001-002"]
-    assert parts.status.modules == {1: ModuleStatus(1, maps=2)}
-    assert parts.labeler.current.exposure == ExposureSettings(default="dark").default_exposure
-    assert replace(parts.status, overlay={}).cells == range(1, 3)
+    (own,) = parts.workers
+    assert own.status.modules == {1: ModuleStatus(1, maps=2)}
+    assert own.labeler.current.exposure == ExposureSettings(default="dark").default_exposure
+    assert replace(own.status, overlay={}).cells == range(1, 3)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     with blaming(args.config):
         parts = prepare(config)
     begun = time.monotonic()
-    parts.maker.warm_up()
+    parts.workers[0].maker.warm_up()
     compiled = time.monotonic() - begun
     memory = plan(config)
     needed = sum(part.size for part in memory if not part.on_top)

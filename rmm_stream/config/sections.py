@@ -65,6 +65,7 @@ class Shards(Section):
 
     modules: Annotated[tuple[Natural, ...], Meta(min_length=1)] | None = None  # None: all
     cells: tuple[Natural, Natural] | None = None  # first and last, both included; None: all
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1  # threads that share the memory cells
 
 
 class Source(Section):

@@ -119,6 +119,7 @@ def _frames(status: Status) -> Iterator[Metric]:
         "From the source's time stamp to the statistics.",
         {(str(m.module),): m.frame_age for m in modules},
     )
+    yield _gauge("lit_every_train", "F6 judges one lit train in so many.", [], {(): status.every_train})
     yield _gauge("queue_depth", "Messages that wait.", ["queue"], {(k,): v for k, v in status.queues.items()})
     yield _gauge("run_active", "1 while frames are expected.", [], {(): float(status.run_active)})
 

@@ -24,17 +24,23 @@ from .status import ModuleStatus, Status
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What one worker owns, and what it starts from."""
+
+    labeler: ExposureLabeler
+    maker: MaskMaker
+    policy: MaskPolicy
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
-    """What a worker owns, and what it starts from. overlays: (ss, fs) uint8 EDGE | USER by module."""
+    """What a service starts from. shards: of all workers."""
 
     spec: DetectorSpec
     shards: tuple[Shard, ...]
     decoder: Decoder
-    labeler: ExposureLabeler
-    maker: MaskMaker
-    policy: MaskPolicy
-    overlays: dict[int, NDArray]
-    status: Status
+    workers: tuple[WorkerParts, ...]
 
 
 def prepare(config: Config) -> Parts:
@@ -43,22 +49,28 @@ def prepare(config: Config) -> Parts:
     check_places(config)
     static = static_masks(config, spec)
     overlays = {module: overlay(spec, static.get(module)) for module in modules}
-    shards = tuple(Shard(module, cells[0], cells[-1]) for module in modules)
-    maps = len(spec.stages) * len(cells)
-    return Parts(
-        spec=spec,
-        shards=shards,
-        decoder=make_decoder(config),
+    parts = Shard(modules[0], cells[0], cells[-1]).split(config.shards.workers)
+    workers = tuple(_worker(config, spec, part.cells, static, overlays) for part in parts)
+    shards = tuple(Shard(module, part.first, part.last) for part in parts for module in modules)
+    return Parts(spec, shards, make_decoder(config), workers)
+
+
+def _worker(
+    config: Config, spec: DetectorSpec, cells: range, static: dict[int, NDArray], overlays: dict[int, NDArray]
+) -> WorkerParts:
+    """overlays: (ss, fs) uint8 EDGE | USER by module."""
+    modules, maps = config.modules, len(spec.stages) * len(cells)
+    names = [Shard(module, cells[0], cells[-1]).name for module in modules]
+    return WorkerParts(
         labeler=ExposureLabeler(config.exposure.default_exposure),
         maker=MaskMaker(spec, modules, cells, config.settings, {m: static[m] for m in modules if m in static}),
         policy=MaskPolicy(spec, overlays, cells),
-        overlays=overlays,
         status=Status(
             detector=spec.name,
             stages=len(spec.stages),
             cells=cells,
             modules={module: ModuleStatus(module, maps) for module in modules},
-            shard=shards[0].name if len(shards) == 1 else f"{shards[0].name} to {shards[-1].name}",
+            shard=names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}",
             overlay=overlays,
         ),
     )

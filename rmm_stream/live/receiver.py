@@ -1,4 +1,4 @@
-"""The receiver: one thread that takes messages from a source and hands them to the worker's queue. Owns the source.
+"""The receiver: one thread that takes messages from a source and hands them to the workers' queues. Owns the source.
 
 What it drops because the worker is slow is counted, frame by frame; the statistics hold on fewer frames.
 """
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..frames import FrameBatch
+from .crew import Lane, frames_of
 from .status import SourceStatus
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,13 @@ LAST_S = 10.0  # how long a blocked message still waits for its place after a st
 class Receiver:
     """A loop over `source.receive`.
 
-    source: receive(timeout_s) -> list of FrameBatch, tally, connected, close(). frames: bounded queue of such lists.
+    source: receive(timeout_s) -> list of FrameBatch, tally, connected, close(). lanes: a bounded queue of such lists for each
+    worker.
     when_full: "drop-oldest" | "block". turns: of the loop; grows while the thread lives, whether frames come or not.
     """
 
-    def __init__(self, source, frames: queue.Queue, when_full: str, endpoint: str):
-        self._source, self._frames, self._endpoint = source, frames, endpoint
+    def __init__(self, source, lanes: Sequence[Lane], when_full: str, endpoint: str):
+        self._source, self._lanes, self._endpoint = source, lanes, endpoint
         self._block = when_full == "block"
         self._dropped: Counter[tuple[int, str]] = Counter()
         self._stop = threading.Event()
@@ -67,27 +69,31 @@ class Receiver:
         )
 
     def hand_on(self, batches: Sequence[FrameBatch]) -> None:
-        """Put one message in the queue; if it is full, wait, or make room by dropping the oldest."""
+        """Put one message in the queue of each worker; if one is full, wait, or make room by dropping its oldest."""
+        for lane in self._lanes:
+            self._put(lane, batches)
+
+    def _put(self, lane: Lane, batches: Sequence[FrameBatch]) -> None:
         waited = 0.0
         while True:
             try:
-                self._frames.put(batches, timeout=POLL_S if self._block else None, block=self._block)
+                lane.frames.put(batches, timeout=POLL_S if self._block else None, block=self._block)
                 return
             except queue.Full:
                 self.turns += 1
             if not self._block:
                 with contextlib.suppress(queue.Empty):  # the worker was faster, and there is room now
-                    self._drop(self._frames.get_nowait())
+                    self._drop(lane.frames.get_nowait(), lane.cells)
             elif self._stop.is_set():
                 waited += POLL_S
                 if waited > LAST_S:
-                    self._drop(batches)
+                    self._drop(batches, lane.cells)
                     return
 
-    def _drop(self, batches: Sequence[FrameBatch]) -> None:
+    def _drop(self, batches: Sequence[FrameBatch], cells: range) -> None:
         dropped = self._dropped.copy()
-        for batch in batches:
-            dropped[batch.module, "queue_full"] += len(batch)
+        for module, frames in frames_of(batches, cells).items():
+            dropped[module, "queue_full"] += frames
         self._dropped = dropped  # replaced as a whole: another thread may be reading the old one
 
     def _run(self) -> None:

@@ -25,9 +25,10 @@ from ..storage.lease import Lease
 from ..wire.masks import CommitRequest
 from . import memory
 from .app import HttpServer
+from .crew import Crew
 from .files import MaskFiles, any_judged
 from .notify import notify
-from .prepare import prepare, state_directory
+from .prepare import WorkerParts, prepare, state_directory
 from .receiver import LAST_S, Receiver
 from .status import Status, health
 from .worker import Expose, Worker
@@ -61,34 +62,35 @@ class Service:
         self.config = config
         self._parts = prepare(config)
         self._source, self._tune_memory = source, tune_memory
-        self._frames: queue.Queue = queue.Queue(config.source.queue)
-        self._requests: queue.SimpleQueue[Expose] = queue.SimpleQueue()
         self._commits = threading.Event()
         self._leases: list[Lease] = []
         self._publisher: Publisher | None = None
         self._receiver: Receiver | None = None
         self._http: HttpServer | None = None
-        self._worker = Worker(
-            self._parts.maker, self._parts.policy, self._parts.labeler, self._parts.status, self._publish,
-            self._frames, self._requests, lit=_lit(config),
-        )  # fmt: skip
+        self._crew = Crew([self._worker(parts) for parts in self._parts.workers])
         self._files = MaskFiles(config.store, self._parts.spec, config.digest)
         self._fed = (-1, -1)  # turns of worker and receiver at the last sign of life
         self._lease_at = self._said_at = 0.0
         self._said_frames = 0
 
+    def _worker(self, parts: WorkerParts) -> Worker:
+        return Worker(
+            parts.maker, parts.policy, parts.labeler, parts.status, self._publish,
+            queue.Queue(self.config.source.queue), queue.SimpleQueue(), lit=_lit(self.config),
+        )  # fmt: skip
+
     # What others ask -------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
         """The present Status, complete. Any thread may ask."""
-        status = self._worker.status
+        status = self._crew.status
         version, publisher = self._files.version, self._publisher
         alarms = (*status.alarms, *self._files.alarms.values())
         return replace(
             status,
             modules={number: replace(module, version=version) for number, module in status.modules.items()},
             sources=() if self._receiver is None else (self._receiver.status(),),
-            queues={"frames": self._frames.qsize(), "requests": self._requests.qsize()},
+            queues=self._crew.waiting(),
             requests_malformed={} if publisher is None else publisher.malformed,
             sequence=0 if publisher is None else publisher.counts.get("published", 0),
             alarms=alarms,
@@ -110,17 +112,19 @@ class Service:
         self._publisher.publish(change, self._files.version)
 
     def _alive(self) -> bool:
-        """Whether the worker makes progress; the last fit of all maps may take its time."""
-        status = self._worker.status
+        """Whether the workers make progress; the last fit of all maps may take its time."""
         patience = max(SILENT_S, 3 * self.config.publish.heartbeat_s)
-        return status.state == "stopping" or (status.state == "running" and self._worker.idle_s() < patience)
+        return all(
+            worker.status.state == "stopping" or (worker.status.state == "running" and worker.idle_s() < patience)
+            for worker in self._crew.workers
+        )
 
     def _on_request(self, request: Request) -> dict:
         """In the publisher's thread: hand a request on."""
         if isinstance(request, CommitRequest):
             if not self.config.store.mask_file:
                 raise ConfigError("no store.mask_file is configured, so there is nowhere to write the mask to")
-            if not any_judged(self._worker.status):
+            if not any_judged(self._crew.status):
                 raise ConfigError(
                     "nothing is judged yet, so the mask file stays as it is; ask again after the first fits"
                 )
@@ -130,7 +134,7 @@ class Service:
         if request.gain_stage is not None and request.gain_stage >= stages:
             raise ConfigError(f"gain stage {request.gain_stage}; {self._parts.spec.name} has 0 to {stages - 1}")
         exposure = Exposure(Illumination(request.illumination), request.gain_stage)
-        self._requests.put(Expose(exposure, request.new, request.override))
+        self._crew.ask(Expose(exposure, request.new, request.override))
         return {"illumination": request.illumination, "gain_stage": request.gain_stage}
 
     # Its life --------------------------------------------------------------------------------------------------------
@@ -154,23 +158,20 @@ class Service:
                 self._alive,
             )  # fmt: skip
             self._publisher.bind()
-            self._parts.maker.warm_up()
+            self._parts.workers[0].maker.warm_up()
             settings = self.config.source
             source = self._source or ZmqSource(settings, self._parts.decoder, spec)
-            self._receiver = Receiver(source, self._frames, settings.when_full, ", ".join(settings.endpoints))
+            self._receiver = Receiver(source, self._crew.lanes, settings.when_full, ", ".join(settings.endpoints))
             generation = self._take_leases()
-            self._worker.status = replace(
-                self._worker.status, generation=generation, epoch=self._publisher.epoch, started_at=time.time()
-            )
             self._publisher.start(generation)
             self._http.start()
-            self._worker.start()
+            self._crew.start(generation, self._publisher.epoch, time.time())
             self._receiver.start()
             undo.pop_all()
         self._said_at = time.monotonic()
         log.info(
             "rmm-stream %s: %s %s from %s, masks at %s, requests at %s, page at %s",
-            __version__, spec.name, self._parts.status.shard, ", ".join(settings.endpoints), self.updates_endpoint,
+            __version__, spec.name, self._crew.status.shard, ", ".join(settings.endpoints), self.updates_endpoint,
             self.requests_endpoint, self.url, extra={"event": "ready", "generation": generation},
         )  # fmt: skip
         notify("READY=1", "STATUS=waiting for frames")
@@ -202,15 +203,15 @@ class Service:
             self._receiver.stop()
             if not self._receiver.join(RECEIVER_S):
                 raise ServiceFailed(f"the receiver did not stop within {RECEIVER_S:.0f} s")
-            self._worker.stop()
-            if not self._worker.join(LAST_FIT_S):
+            self._crew.stop()
+            if not self._crew.join(LAST_FIT_S):
                 raise ServiceFailed(f"the last fit took more than {LAST_FIT_S:.0f} s")
             self._check_parts()
             self._check_leases()
             if not self._files.finish(self.status()):
                 raise ServiceFailed("; ".join(self._files.alarms.values()))
         except LeaseLost:
-            self._worker.abandon()
+            self._crew.abandon()
             raise
         finally:
             self._close()
@@ -218,7 +219,7 @@ class Service:
 
     def abandon(self) -> None:
         """End at once, publishing and writing nothing more: the shard is another's, or a part has failed."""
-        self._worker.abandon()
+        self._crew.abandon()
         self._close()
 
     def _close(self) -> None:
@@ -226,8 +227,8 @@ class Service:
         if self._receiver is not None:
             self._receiver.stop()
             self._receiver.join(CLOSE_S)
-        self._worker.abandon()
-        self._worker.join(CLOSE_S)
+        self._crew.abandon()
+        self._crew.join(CLOSE_S)
         if self._http is not None:
             self._http.stop()
         if self._publisher is not None:
@@ -262,7 +263,7 @@ class Service:
     def _check_parts(self) -> None:
         """Raises ServiceFailed, from the error of the part that ended."""
         for name, error in (
-            ("worker", self._worker.error),
+            ("worker", self._crew.error),
             ("receiver", self._receiver.error),
             ("publisher", self._publisher.failure),
         ):

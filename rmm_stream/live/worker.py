@@ -86,7 +86,7 @@ class Worker:
         self._maker, self._policy, self._labeler = maker, policy, labeler
         self._every_train, self._sampling = lit.every_train, POLICIES[lit.when_late]()
         self._publish, self._clock = publish, clock
-        self._frames, self._requests = frames, requests
+        self.frames, self.requests = frames, requests
         self._modules: dict[int, ModuleStatus] = dict(status.modules)
         self._changes = {module: dict(status.changes.get(module, {})) for module in self._modules}
         self._suspected: dict[MapKey, int] = {}  # pixels held back by the last fit of each map
@@ -106,7 +106,7 @@ class Worker:
     def step(self, timeout_s: float = 0.0) -> bool:
         """Requests, then one message if it comes within timeout_s, then fits. Returns whether anything was done."""
         try:
-            message = self._frames.get(timeout=timeout_s) if timeout_s else self._frames.get_nowait()
+            message = self.frames.get(timeout=timeout_s) if timeout_s else self.frames.get_nowait()
         except queue.Empty:
             message = None
         asked = self._answer()  # after the wait: what was asked for before a frame came is in force for that frame
@@ -121,7 +121,7 @@ class Worker:
 
     def feed(self, batches: Sequence[FrameBatch]) -> None:
         """Give the frames of one message that are ours to the statistics. Others are another worker's, not an error."""
-        self._maker.every_train = self._sampling.step(self._every_train, self._frames.qsize(), self._frames.maxsize)
+        self._maker.every_train = self._sampling.step(self._every_train, self.frames.qsize(), self.frames.maxsize)
         self._fed, self._paused = time.monotonic(), False
         for batch in batches:
             module = self._modules.get(batch.module)
@@ -156,7 +156,7 @@ class Worker:
         self._answer()
         while True:
             try:
-                self.feed(self._frames.get_nowait())
+                self.feed(self.frames.get_nowait())
             except queue.Empty:
                 break
         started = self._clock()
@@ -171,7 +171,7 @@ class Worker:
         asked = False
         while True:
             try:
-                request = self._requests.get_nowait()
+                request = self.requests.get_nowait()
             except queue.Empty:
                 return asked
             asked = True
@@ -191,7 +191,7 @@ class Worker:
             now = self._clock()
             self._judge([fit], now - started)
             fitted += 1
-            if not 0 <= now - begun < (IDLE_S if self._frames.empty() else BUSY_S):
+            if not 0 <= now - begun < (IDLE_S if self.frames.empty() else BUSY_S):
                 self._news = True
                 break
         return fitted

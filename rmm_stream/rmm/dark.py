@@ -231,7 +231,7 @@ class DarkFrames:
             self._open(module, INDICATORS, stage, gains).add(gains, _gain_limits(gains))
 
     def _add_free(self, module: int, pixels: Block, gains: Block, held: list[list[Held]]) -> None:
-        """Blocks of which each pixel has a stage of its own. Mostly all pixels of a cell have the same, which is tried first."""
+        """Blocks of which each pixel has a stage of its own. Mostly a cell has but one, which is tried first."""
         limits, placed = _gain_limits(gains), {}
         for k, frames in enumerate(held):
             cell = int(pixels.cells[k]) + self.cells.start

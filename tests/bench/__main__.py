@@ -11,6 +11,7 @@ from importlib import import_module
 BARS = {
     "client-import": "tests.bench.client_import",
     "accumulate": "tests.bench.accumulate",
+    "startup": "tests.bench.startup",
     "module": "tests.bench.module",
 }
 

@@ -162,7 +162,7 @@ def test_live_equals_batch(bound, socket, version, recorded, tmp_path):
             live.until(lambda status: frames_seen(status) == fed, "last frame")
             live.halt()
             live.service.stop()
-            maker = live.service._worker._maker
+            maker = live.service._crew.workers[0]._maker
             status = live.service.status()
     finally:
         server.stop()

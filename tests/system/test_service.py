@@ -245,7 +245,7 @@ def test_a_worker_that_fails_is_noticed_and_the_status_says_why(tmp_path, monkey
         def fail(batch):
             raise ValueError("a fault of ours")
 
-        monkeypatch.setattr(service.service._parts.maker, "feed", fail)
+        monkeypatch.setattr(service.service._parts.workers[0].maker, "feed", fail)
         send_darks(socket, [0])
         with pytest.raises(ServiceFailed, match="the worker failed: ValueError: a fault of ours"):
             service.until(lambda s: False, "failure")

@@ -23,7 +23,7 @@ from .policy import MaskPolicy
 from .policy.overlay import overlay
 from .rmm import MaskMaker, gain
 from .rmm.background import is_sampled
-from .rmm.gate import frame_mean, of_indicator, outlying, serves_as_base, subset
+from .rmm.gate import FrameMeans, outlying, quantities
 from .rmm.keys import VALUES, DarkKey, LitKey
 from .shard import Shard
 from .sources.frame_stack import FrameStack
@@ -242,37 +242,37 @@ def _read(job: Job, inputs: Sequence[Input], indicator: bool = True) -> Iterator
 
 def _gated(job: Job, inputs: Sequence[Input], count) -> dict[int, NDArray]:
     """F1, first pass: for each cell, (n,) bool in reading order, the frames of one exposure unlike others of their stage."""
-    spec, settings = job.spec, job.settings
+    spec, settings, cells = job.spec, job.settings, job.shard.cells
     free = inputs[0].exposure.gain_stage is None and spec.gain == "code"
-    analogue = spec.gain == "analogue" and all(given.stack.gain or "kind" in given.stack.axes for given in inputs)
-    quantities = (spec, of_indicator(spec)) if analogue else (spec,)
-    bases: dict[tuple[int, int, int], NDArray] = {}
-    stages: dict[int, list[int]] = {}
-    means: dict[int, list[list[float]]] = {}
-    for batch in count(_read(job, inputs, indicator=free or analogue)):
-        for t, cell in enumerate(batch.cell.tolist()):
-            frame, stage = batch.pixels[t], 0
-            if free and batch.gain is not None:
-                one = np.s_[t : t + 1]
-                stage = gain.majority(
-                    gain.route(spec, batch.pixels[one], batch.gain[one], None, None, True), len(spec.stages)
-                )
-            row = []
-            for q, (kind, image) in enumerate(zip(quantities, (frame, batch.gain[t]) if analogue else (frame,))):
-                if (cell, stage, q) not in bases and serves_as_base(values := subset(image, kind)):
-                    bases[cell, stage, q] = values
-                base = bases.get((cell, stage, q))
-                row.append(np.nan if base is None else frame_mean(image, base, kind))
-            means.setdefault(cell, []).append(row)
-            stages.setdefault(cell, []).append(stage)
+    judged = quantities(spec)
+    if not all(given.stack.gain or "kind" in given.stack.axes for given in inputs):
+        judged.pop("indicator", None)
+    means: dict[int, list[FrameMeans]] = {}  # of each stage
+    seen: list[NDArray] = []  # (frames, cell, stage and means)
+    for batch in count(_read(job, inputs, indicator=free or "indicator" in judged)):
+        stages = np.zeros(len(batch), np.int64)
+        if free and batch.gain is not None:
+            where = gain.route(spec, batch.pixels, batch.gain, None, None, True)
+            stages = np.array([gain.majority(frame, len(spec.stages)) for frame in where])
+        at = batch.cell.astype(np.int64) - cells.start
+        rows = np.full((len(batch), 2 + len(judged)), np.nan)
+        rows[:, 0], rows[:, 1] = batch.cell, stages
+        for stage in np.unique(stages).tolist():
+            here = np.flatnonzero(stages == stage)
+            if stage not in means:
+                means[stage] = [FrameMeans(kind, len(cells)) for kind in judged.values()]
+            for q, images in enumerate((batch.pixels, batch.gain)[: len(judged)]):
+                rows[here, 2 + q] = means[stage][q].of(images, here, at[here])
+        seen.append(rows)
     out = {}
-    for cell, rows in means.items():
-        columns, at = np.array(rows).T, np.array(stages[cell])
-        out[cell] = np.zeros(len(at), bool)
-        for stage in np.unique(at):
-            here = at == stage
-            for kind, column in zip(quantities, columns):
-                out[cell][here] |= outlying(column[here], settings.gate, kind, settings.fit)
+    every = np.concatenate(seen) if seen else np.empty((0, 2))
+    for cell in np.unique(every[:, 0]):
+        rows = every[every[:, 0] == cell]
+        out[int(cell)] = np.zeros(len(rows), bool)
+        for stage in np.unique(rows[:, 1]):
+            here = rows[:, 1] == stage
+            for kind, column in zip(judged.values(), rows.T[2:]):
+                out[int(cell)][here] |= outlying(column[here], settings.gate, kind, settings.fit)
     return out
 
 

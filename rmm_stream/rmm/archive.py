@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..frames import Illumination
 from ..mask import BadPixel, MapFit, MapKey
 from .gate import FrameGate
-from .keys import DarkKey, LitKey, News
+from .keys import DarkKey, GateKey, LitKey, News
 from .snr import SnrStats
 from .stats import FloatStats, IntegerStats
 
@@ -40,7 +40,7 @@ def pack(maker) -> dict[str, NDArray]:
     for name, dark, lit in (("", held.dark, held.lit), ("old_", held.old_dark, held.old_lit)):
         parts |= {f"{name}dark/{k.module}/{k.quantity}/{k.gain_stage}": v for k, v in dark.items()}
         parts |= {f"{name}lit/{k.module}/{k.illumination.value}/{k.gain_stage}": v for k, v in lit.items()}
-    parts |= {f"gate/{k.module}/{k.gain_stage}/{k.cell}": v for k, v in maker.gates.items()}
+    parts |= {f"gate/{k.module}/{k.gain_stage}": v for k, v in maker.gates.items()}
     for prefix, part in parts.items():
         state |= {f"{prefix}/{name}": array.copy() for name, array in part.state().items()}
     for key, fit in maker.flags.items():
@@ -74,20 +74,21 @@ def unpack(state: dict[str, NDArray], kind):
     for name, array in state.items():
         words = name.split("/")
         if words[0] in ("dark", "lit", "old_dark", "old_lit", "gate", "fit"):
-            parts.setdefault(tuple(words[:4]), {})["/".join(words[4:])] = array
-    for (what, module, second, third), arrays in parts.items():
+            n = 3 if words[0] == "gate" else 4
+            parts.setdefault(tuple(words[:n]), {})["/".join(words[n:])] = array
+    for (what, module, second, *third), arrays in parts.items():
         if what.endswith("dark"):
             stats = (IntegerStats if "s1" in arrays else FloatStats).restore(arrays)
-            getattr(maker.segments, what)[DarkKey(int(module), second, int(third))] = stats
+            getattr(maker.segments, what)[DarkKey(int(module), second, int(third[0]))] = stats
         elif what.endswith("lit"):
-            key = LitKey(int(module), Illumination(second), int(third))
+            key = LitKey(int(module), Illumination(second), int(third[0]))
             getattr(maker.segments, what)[key] = SnrStats.restore(arrays)
+        elif what == "gate":
+            gate = FrameGate.restore(arrays, spec, settings.gate, len(maker.cells))
+            maker.gates[GateKey(int(module), int(second))] = gate
         else:
-            key = MapKey(int(module), int(second), int(third))
-            if what == "gate":
-                maker.gates[key] = FrameGate.restore(arrays, spec, settings.gate)
-            else:
-                maker.flags[key] = _fit(key, arrays)
+            key = MapKey(int(module), int(second), int(third[0]))
+            maker.flags[key] = _fit(key, arrays)
     for row, (timestamp, fitted) in zip(state["news"].tolist(), state["news_time"].tolist()):
         *counts, around = row[3:]
         maker.news[MapKey(*row[:3])] = News(*counts, timestamp, fitted, around)

@@ -6,23 +6,49 @@ rejected ones included, or a real step would lock the gate for good. Batch judge
 """
 
 from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Fit, Gate
 from ..detectors import DetectorSpec
-from .outliers import fit_1d
+from .kernels import frame_gate
+from .outliers import consistency, fit_1d
 
-#: Of a large frame every 17th pixel is taken: about one in 16, and not the same columns in every row.
-STRIDE = 17
-WHOLE_BELOW = 4096
+#: Of a large frame one row in 16 is taken, in runs of as many pixels as memory likes to give at a time.
+ONE_ROW_IN = 16
+RUN = 512  # pixels
+WHOLE_BELOW = 4096  # pixels
+
+FIT = Fit()
+
+
+@lru_cache
+def rows(spec: DetectorSpec) -> NDArray:
+    """(r,) int64: the rows of a frame on which F1 looks: runs, evenly spread over every row of ASICs; of a small frame all."""
+    height, width = spec.module_shape
+    if height * width <= WHOLE_BELOW:
+        return np.arange(height)
+    taken = []
+    for first, last in spec.asics(0):
+        n = max(1, (last - first) // ONE_ROW_IN)
+        run = min(n, -(-RUN // width))
+        runs = n // run
+        for i in range(runs):
+            start = first + (2 * i + 1) * (last - first) // (2 * runs) - run // 2
+            taken += range(start, start + run)
+    return np.array(taken)
 
 
 def subset(frame: NDArray, spec: DetectorSpec) -> NDArray:
-    """The pixels of a frame on which F1 looks, float64, nan where a value is not data. Any shape in, one dimension out."""
-    flat = frame.reshape(-1)
-    values = (flat[STRIDE // 2 :: STRIDE] if flat.size > WHOLE_BELOW else flat).astype(np.float64)
+    """The pixels of a frame, (ss, fs), on which F1 looks: (r, fs) float64, nan where a value is not data."""
+    return _data(frame[rows(spec)], spec)
+
+
+def _data(raw: NDArray, spec: DetectorSpec) -> NDArray:
+    values = raw.astype(np.float64)
     bad = np.isin(values, spec.sentinels)
     if spec.saturation is not None:
         bad |= values >= spec.saturation
@@ -31,15 +57,15 @@ def subset(frame: NDArray, spec: DetectorSpec) -> NDArray:
 
 def serves_as_base(values: NDArray) -> bool:
     """Whether enough of a frame's subset() is data for others to be compared with it."""
-    return 2 * int(np.isfinite(values).sum()) >= len(values)
+    return 2 * int(np.isfinite(values).sum()) >= values.size
 
 
 def frame_mean(frame: NDArray, base: NDArray, spec: DetectorSpec) -> float:
     """Robust mean of a frame above its base, ADU. frame: (ss, fs). base: subset() of the base frame. nan if unfit."""
-    return fit_1d(subset(frame, spec) - base, floor=spec.sigma_floor).mean
+    return fit_1d(subset(frame, spec) - base, FIT).mean
 
 
-def outlying(means: NDArray, gate: Gate, spec: DetectorSpec, fit: Fit = Fit()) -> NDArray:
+def outlying(means: NDArray, gate: Gate, spec: DetectorSpec, fit: Fit = FIT) -> NDArray:
     """(n,) bool: frames to be left out, by eq. (2). Frames that cannot be judged are kept. means: (n,) of frame_mean()."""
     judged = fit_1d(means, fit, spec.sigma_floor)
     if np.isnan(judged.sigma):
@@ -49,83 +75,148 @@ def outlying(means: NDArray, gate: Gate, spec: DetectorSpec, fit: Fit = Fit()) -
 
 def of_indicator(spec: DetectorSpec) -> DetectorSpec:
     """How F1 looks at an analogue gain indicator: every value of it is data."""
-    return replace(spec, saturation=None, sentinels=(), counting=False)
+    return replace(spec, saturation=None, sentinels=(), counting=False, bits=16, packed=0)
+
+
+def quantities(spec: DetectorSpec) -> dict[str, DetectorSpec]:
+    """What F1 judges of a frame: its values and, where it is analogue, its gain indicator."""
+    return {"values": spec} | ({"indicator": of_indicator(spec)} if spec.gain == "analogue" else {})
+
+
+#: Pixels that tell about how far a frame lies above its base: around it differences are counted.
+SAMPLE = 15
+
+
+class FrameMeans:
+    """Robust means of frames of one quantity of one (module, stage), above the base frame of their cell. Mutable.
+
+    A base frame is kept as it came: what is not data in it is told by its values.
+    """
+
+    def __init__(self, spec: DetectorSpec, cells: int):
+        self.spec, self.rows = spec, rows(spec)
+        self.base = np.zeros((cells, len(self.rows), spec.module_shape[1]), spec.dtype)
+        self.based = np.zeros(cells, bool)
+        least = 1 << 16 if spec.saturation is None else spec.saturation
+        self.invalid = np.array([least, *spec.sentinels], np.int64)
+        pixels = self.base[0].size
+        self.sample = np.unravel_index(np.arange(1, 2 * SAMPLE, 2) * pixels // (2 * SAMPLE), self.base[0].shape)
+
+    def of(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
+        """(k,) float64, ADU; nan where it cannot be told. frames: (n, ss, fs). take, cell: (k,) int64.
+
+        A cell without a base frame takes the first that serves: of which half is data."""
+        known = self.based[cell]
+        for i in np.flatnonzero(~known):
+            if not self.based[cell[i]] and serves_as_base(subset(frames[take[i]], self.spec)):
+                self.base[cell[i]], self.based[cell[i]] = frames[take[i]][self.rows], True
+            known[i] = self.based[cell[i]]
+        means = np.full(len(take), np.nan)
+        means[known] = (self._counted if self.spec.exact else self._fitted)(frames, take[known], cell[known])
+        return means
+
+    def _counted(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
+        """Of integers of at most 16 bits."""
+        frames = np.ascontiguousarray(frames, self.spec.dtype).view()
+        frames.flags.writeable = False  # as those that sockets give: the kernel is compiled once
+        row, column = self.sample
+        there = frames[take[:, None], self.rows[row], column].astype(np.int64) - self.base[cell[:, None], row, column]
+        around = np.partition(there, SAMPLE // 2, axis=1)[:, SAMPLE // 2].copy()
+        room = np.empty(frame_gate.COUNTS + self.base[0].size, np.int32)
+        means = np.empty(len(take))
+        rule = _fit_rule(FIT)
+        frame_gate.frame_means(frames, take, cell, self.rows, self.invalid, self.base, around, rule, room, means)
+        return means
+
+    def _fitted(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
+        """Of any values."""
+        return np.array(
+            [frame_mean(frames[t], _data(self.base[c], self.spec), self.spec) for t, c in zip(take, cell)], np.float64
+        )
+
+
+def _fit_rule(fit: Fit) -> tuple[float, float, float]:
+    return float(fit.structure), float(fit.certain), float(fit.lambda_fit)
 
 
 class Series:
-    """Robust means of one quantity of the frames of one (module, stage, cell), each judged against the last ones. Mutable.
+    """Robust means of one quantity of the frames of one (module, stage), each judged against the last ones of its cell.
 
-    The first `learn` frames are let through on trial: when the last of them comes, all are judged against each other.
+    Mutable. The first `learn` frames of a cell are let through on trial: when the last of them comes, all are judged.
     """
 
-    def __init__(self, spec: DetectorSpec, gate: Gate):
-        self.spec, self.gate = spec, gate
-        self.base: NDArray | None = None
-        self.means = np.full(gate.history, np.nan)
-        self.seen = 0
+    def __init__(self, spec: DetectorSpec, gate: Gate, cells: int):
+        self.means, self.learn = FrameMeans(spec, cells), gate.learn
+        self.count = np.zeros((cells, 2), np.int64)  # frames seen; means known
+        self.ring = np.full((cells, gate.history), np.nan)
+        self.ordered = np.full((cells, gate.history + 1), np.nan)
+        self.rule = (*_fit_rule(FIT), consistency(FIT.lambda_fit), float(spec.sigma_floor), float(gate.cut))
 
-    def accepts(self, frame: NDArray) -> bool:
-        """Whether a frame, (ss, fs), is like the others. Remembers it either way."""
-        if self.base is None and serves_as_base(first := subset(frame, self.spec)):
-            self.base = first
-        mean = np.nan if self.base is None else frame_mean(frame, self.base, self.spec)
-        known = self.means[: min(self.seen, len(self.means))]
-        good = self.seen < self.gate.learn or not outlying(np.append(known, mean), self.gate, self.spec)[-1]
-        self.means[self.seen % len(self.means)] = mean
-        self.seen += 1
-        return good
-
-    def trial_failed(self) -> bool:
-        """True once, when the trial ends and one of the frames let through proves foreign."""
-        return self.seen == self.gate.learn and bool(outlying(self.means[: self.seen], self.gate, self.spec).any())
+    def judge(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
+        """(k,) int8: 1 where a frame is like the others, 0 where not, -1 where the trial ends, and a frame of it is foreign."""
+        means, verdict = self.means.of(frames, take, cell), np.empty(len(take), np.int8)
+        room = np.empty(2 * self.ordered.shape[1] + 1)
+        frame_gate.verdicts(means, cell, self.rule, self.learn, self.count, self.ring, self.ordered, room, verdict)
+        return verdict
 
     def state(self) -> dict[str, NDArray]:
-        base = np.empty(0) if self.base is None else self.base
-        return {"base": base, "means": self.means, "seen": np.array(self.seen)}
+        own = {"count": self.count, "ring": self.ring, "ordered": self.ordered}
+        return own | {"base": self.means.base, "based": self.means.based}
 
     def restore(self, state: dict[str, NDArray]) -> None:
         """Take over a state. The arrays are copied."""
-        self.base = state["base"].copy() if state["base"].size else None
-        n = min(len(self.means), len(state["means"]))
-        self.means[:n] = state["means"][:n]
-        self.seen = int(state["seen"])
+        for name, array in self.state().items():
+            array[...] = state[name]
+
+
+class Judged(NamedTuple):
+    """accepted: (k,) bool. failed: (m,) int64, cells whose trial has ended, with a frame let through that proved foreign.
+
+    Frames of such a cell up to the end of its trial are not accepted; those let through before this call are to be forgotten.
+    """
+
+    accepted: NDArray
+    failed: NDArray
 
 
 class FrameGate:
-    """The gate of one (module, stage, cell): over the values and, where it is analogue, over the gain indicator.
+    """The gate of one (module, stage), over all its memory cells. Mutable; one owner.
 
-    One frame with a foreign indicator would widen the bands of F4 for every pixel. Mutable; one owner.
+    It judges values and, where it is analogue, the gain indicator, since one frame with a foreign indicator would widen the
+    bands of F4 for every pixel. The frames of a cell are judged as if they had come one by one.
     """
 
-    def __init__(self, spec: DetectorSpec, gate: Gate):
-        self.values = Series(spec, gate)
-        self.indicator = Series(of_indicator(spec), gate) if spec.gain == "analogue" else None
+    def __init__(self, spec: DetectorSpec, gate: Gate, cells: int):
+        self.learn = gate.learn
+        self.series = {name: Series(kind, gate, cells) for name, kind in quantities(spec).items()}
 
-    def accepts(self, frame: NDArray, indicator: NDArray | None = None) -> bool:
-        """Whether a frame, (ss, fs), and its gain indicator are like the others. Remembers them either way."""
-        good = self.values.accepts(frame)
-        if self.indicator is not None and indicator is not None:
-            good &= self.indicator.accepts(indicator)
-        return good
+    def judge(self, frames: NDArray, indicator: NDArray | None, take: NDArray, cell: NDArray) -> Judged:
+        """Judge some frames of a batch in their order, and remember them.
+
+        frames, indicator: (n, ss, fs). take: (k,) int64, which of them. cell: (k,) int64, the place of each one's cell.
+        """
+        accepted, ends = np.ones(len(take), bool), np.zeros(len(take), bool)
+        for name, images in (("values", frames), ("indicator", indicator)):
+            if name in self.series and images is not None:
+                verdict = self.series[name].judge(images, take, cell)
+                accepted &= verdict != 0
+                ends |= verdict < 0
+        for end in np.flatnonzero(ends):
+            accepted[: end + 1] &= cell[: end + 1] != cell[end]
+        return Judged(accepted, np.unique(cell[ends]))
 
     @property
     def on_trial(self) -> bool:
         """Whether frames have been let through that are not judged yet."""
-        return 0 < self.values.seen < self.values.gate.learn
-
-    def trial_failed(self) -> bool:
-        """True once, when the trial ends and one of the frames let through proves foreign: forget them and begin again."""
-        failed = [series.trial_failed() for series in (self.values, self.indicator) if series is not None]
-        return any(failed)
+        seen = self.series["values"].count[:, 0]
+        return bool(((seen > 0) & (seen < self.learn)).any())
 
     def state(self) -> dict[str, NDArray]:
-        parts = {"values": self.values} | ({"indicator": self.indicator} if self.indicator is not None else {})
-        return {f"{name}/{key}": array for name, series in parts.items() for key, array in series.state().items()}
+        return {f"{name}/{key}": array for name, series in self.series.items() for key, array in series.state().items()}
 
     @classmethod
-    def restore(cls, state: dict[str, NDArray], spec: DetectorSpec, gate: Gate) -> "FrameGate":
-        restored = cls(spec, gate)
-        for name in ("values", "indicator"):
-            if (series := getattr(restored, name)) is not None:
-                series.restore({key: state[f"{name}/{key}"] for key in ("base", "means", "seen")})
+    def restore(cls, state: dict[str, NDArray], spec: DetectorSpec, gate: Gate, cells: int) -> "FrameGate":
+        restored = cls(spec, gate, cells)
+        for name, series in restored.series.items():
+            series.restore({key: state[f"{name}/{key}"] for key in series.state()})
         return restored

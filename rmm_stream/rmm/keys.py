@@ -16,6 +16,13 @@ class DarkKey(NamedTuple):
     gain_stage: int
 
 
+class GateKey(NamedTuple):
+    """The frame gate of one module and stage."""
+
+    module: int
+    gain_stage: int
+
+
 class LitKey(NamedTuple):
     """F6 statistics of one module, illumination and stage."""
 

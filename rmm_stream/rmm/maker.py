@@ -21,7 +21,7 @@ from ..mask import BadPixel, MapFit, MapKey, Mask
 from . import archive, background, gain, rehearsal
 from .features import FeatureMap, LitCell
 from .gate import FrameGate
-from .keys import INDICATORS, VALUES, DarkKey, LitKey, News
+from .keys import INDICATORS, VALUES, DarkKey, GateKey, LitKey, News
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
@@ -71,7 +71,7 @@ class MaskMaker:
         self.gated = gate
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
-        self.gates: dict[MapKey, FrameGate] = {}
+        self.gates: dict[GateKey, FrameGate] = {}
         self.news: dict[MapKey, News] = {}
         self.flags: dict[MapKey, MapFit] = {}
 
@@ -124,23 +124,24 @@ class MaskMaker:
         where = self._route(batch, cell, take, rejected)
         if where is None:
             return 0
-        accepted: dict[int, list[int]] = {}
-        for t in range(len(take)):
-            stage = gain.majority(where[t], len(self.spec.stages))
-            if stage < 0:
-                rejected["no_valid_pixel"] += 1
-            elif self.gated and not self._gate(batch, cell, stage).accepts(
-                batch.pixels[take[t]], None if batch.gain is None else batch.gain[take[t]]
-            ):
-                rejected["gated"] += 1
-            else:
-                accepted.setdefault(stage, []).append(t)
+        at, accepted = cell - self.cells.start, {}
+        stages = np.array([gain.majority(where[t], len(self.spec.stages)) for t in range(len(take))], np.int64)
+        rejected["no_valid_pixel"] += int((stages < 0).sum())
+        for stage in np.unique(stages[stages >= 0]).tolist():
+            frames = np.flatnonzero(stages == stage)
+            if self.gated:
+                gate = self._gate(batch.module, stage)
+                judged = gate.judge(batch.pixels, batch.gain, take[frames], np.full(len(frames), at))
+                if len(judged.failed):  # a frame let through on trial has now proved foreign
+                    self.segments.restart_cell(batch.module, stage, cell)
+                rejected["gated"] += int((~judged.accepted).sum())
+                frames = frames[judged.accepted]
+            for t in frames:
                 self._tell(MapKey(batch.module, stage, cell), batch, take[t])
                 self._tell_around(batch.module, stage, cell)
-                if self._trial_failed(batch.module, stage, cell):
-                    rejected["gated"] += len(accepted.pop(stage))
+            accepted[stage] = frames.tolist()
         folded = np.sort(np.array([t for frames in accepted.values() for t in frames], np.int64))
-        frames, at = batch.pixels[take] if len(take) != len(batch) else batch.pixels, cell - self.cells.start
+        frames = batch.pixels[take] if len(take) != len(batch) else batch.pixels
         for stage in gain.present(where, folded, len(self.spec.stages)):
             n = len(accepted.get(stage, ()))
             for quantity, block, care in ((VALUES, frames, VALUE), (INDICATORS, batch.gain, INDICATOR)):
@@ -196,19 +197,11 @@ class MaskMaker:
         gains = None if batch.gain is None else batch.gain[take]
         return gain.route(self.spec, batch.pixels[take], gains, held, cuts, rising)
 
-    def _gate(self, batch: FrameBatch, cell: int, stage: int) -> FrameGate:
-        key = MapKey(batch.module, stage, cell)
+    def _gate(self, module: int, stage: int) -> FrameGate:
+        key = GateKey(module, stage)
         if key not in self.gates:
-            self.gates[key] = FrameGate(self.spec, self.settings.gate)
+            self.gates[key] = FrameGate(self.spec, self.settings.gate, len(self.cells))
         return self.gates[key]
-
-    def _trial_failed(self, module: int, stage: int, cell: int) -> bool:
-        """Whether a frame let through on trial has now proved foreign: then the sums of that cell start again."""
-        gate = self.gates.get(MapKey(module, stage, cell))
-        if gate is None or not gate.trial_failed():
-            return False
-        self.segments.restart_cell(module, stage, cell)
-        return True
 
     def _tell(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
         news = self.news.setdefault(key, News())

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from ..config import Settings
 from ..detectors import DetectorSpec
-from .gate import STRIDE, WHOLE_BELOW
+from .gate import quantities, rows
 
 INTEGER_BYTES = 2 + 2 + 4 + 8  # reference, count, s1, s2 of IntegerStats
 WIDE_BYTES = 4 + 8 + 8  # of IntegerStats.wide
@@ -25,10 +25,10 @@ class Part(NamedTuple):
     on_top: bool
 
 
-def seen_by_gate(spec: DetectorSpec) -> int:
-    """Pixels of a frame on which F1 looks, those of gate.subset()."""
-    pixels = spec.module_shape[0] * spec.module_shape[1]
-    return pixels if pixels <= WHOLE_BELOW else len(range(STRIDE // 2, pixels, STRIDE))
+def of_gate(spec: DetectorSpec, settings: Settings) -> int:
+    """Bytes of a frame gate for one cell: base frames of all that it judges, and their last means, by age and by size."""
+    means = 8 * (2 * settings.gate.history + 1) + 16 + 1
+    return sum(len(rows(q)) * q.module_shape[1] * q.dtype.itemsize + means for q in quantities(spec).values())
 
 
 def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> list[Part]:
@@ -61,8 +61,6 @@ def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> li
     )
     parts.append(Part("F6 being replaced, per stage", "expose --new, until the new speaks", pixels * f6, True))
     maps = len(spec.stages)
-    series = 2 if spec.gain == "analogue" else 1  # values, and the indicator
-    gate_bytes = series * 8 * (seen_by_gate(spec) + settings.gate.history)  # base frame and frame means of F1
     parts.append(Part("flags", "fits and publication", maps * pixels * FLAG_BYTES, True))
-    parts.append(Part("frame gate", "dark frames", modules * cells * maps * gate_bytes, True))
+    parts.append(Part("frame gate", "dark frames", modules * cells * maps * of_gate(spec, settings), True))
     return parts

@@ -1,117 +1,274 @@
 """FLkOS and MSSE (Appendix A): the robust mean and scale of values. planes.py is the same for the plane of a tile.
 
 FLkOS looks for the model whose k-th smallest residual is least; MSSE then grows the inliers from the smallest residuals
-while the next one lies within lambda_fit sigma of those before it. Knows nothing of features, cuts or flags.
+while the next one lies within lambda_fit sigma of those before it. Twice: over sorted values, and over counts of integers,
+which need no sort. Knows nothing of features, cuts or flags.
 """
 
 import math
 
 import numpy as np
 
-from .compiled import exact, fast
+from .compiled import exact, inlined, no_nan
 
 STEPS = 12  # optimisation steps, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_VALUES = 20  # below it k is so small that nothing is robust
 
 
-@exact
-def nearest_run(x, theta, k):
-    """Start of the run of the k values nearest theta in sorted x; of two equally far the smaller value goes in."""
-    low, high = 0, x.size - k
-    while low < high:
-        middle = (low + high) >> 1
-        if theta - x[middle] > x[middle + k] - theta:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@exact
-def run_within(x, theta, limit):
-    """(first, last + 1) of the values of sorted x that lie within +-limit of theta."""
-    first, high = 0, x.size
-    while first < high:
-        middle = (first + high) >> 1
-        if theta - x[middle] > limit:
-            first = middle + 1
-        else:
-            high = middle
-    last, high = first, x.size
-    while last < high:
-        middle = (last + high) >> 1
-        if x[middle] - theta <= limit:
-            last = middle + 1
-        else:
-            high = middle
-    return first, last
-
-
-@fast
-def squares_about(x, theta):
-    """Sum of squared differences of x from theta."""
-    total = 0.0
-    for i in range(x.size):
-        total += (x[i] - theta) * (x[i] - theta)
-    return total
-
-
-@fast
-def mean_of(x):
-    """Mean of x, at least one value."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i]
-    return total / x.size
-
-
-@exact
-def msse_sorted(x, theta, k, lambda_fit, parameters):
-    """MSSE of sorted x about theta: sigma of the k nearest values and of all that join them. Returns sigma_raw.
-
-    All that lie within lambda_fit sigma join at once; sigma does not decrease as they do, so that none joins too early."""
-    a = nearest_run(x, theta, k)
-    b = a + k
-    while True:
-        sigma = math.sqrt(squares_about(x[a:b], theta) / (b - a - parameters))
-        first, last = run_within(x, theta, lambda_fit * sigma)
-        if first >= a and last <= b:
-            return sigma
-        a, b = min(a, first), max(b, last)
-
-
-@exact
-def fit_sorted(x, structure, certain, lambda_fit):
+@inlined
+def fit_sorted(x, room, structure, certain, lambda_fit):
     """Robust mean and sigma_raw of sorted, finite float64 values, at least MIN_VALUES of them (Appendix A).
 
     structure: k/N. certain: inner end of the rank window, which narrows to 0, so that the last step concentrates on the
-    k nearest values. Returns (theta, sigma_raw), sigma_raw without the consistency factor.
+    k nearest values. room: float64, at least 2 N + 1, written. Returns (theta, sigma_raw), sigma_raw without the
+    consistency factor.
+
+    The k values nearest theta are one run of x, which follows theta from step to step; of two equally far values the
+    smaller goes in. Sums are counted from the middle, or values far outside would spoil those of the runs.
     """
     n = x.size
-    k = int(structure * n)
-    middle = x[n // 2]
-    y = x - middle
-    upto = np.zeros(n + 1)
-    for i in range(n):
-        upto[i + 1] = upto[i] + y[i]
-    theta = 0.0
-    for step in range(1, STEPS + 1):
-        j = min(int(certain * (1.0 - step / STEPS) * n), k - 1)
-        a = nearest_run(y, theta, k)
-        total, m = upto[a + k] - upto[a], k
-        if j > 0:
-            inner = min(max(nearest_run(y, theta, j), a), a + k - j)
-            total -= upto[inner + j] - upto[inner]
-            m -= j
-        theta = total / m
-    sigma = 0.0
-    for _ in range(2):
-        sigma = msse_sorted(y, theta, k, lambda_fit, 1)
-        a, b = run_within(y, theta, lambda_fit * sigma)
-        if a == b:
+    half = n >> 1
+    k = np.int64(structure * n)
+    y, upto = room[:n], room[n:]  # x less its median; upto[b] - upto[a]: sum of y[a:b]
+    up = down = 0.0
+    upto[half] = 0.0
+    for i in range(n - half):  # two chains of additions side by side
+        y[half + i] = x[half + i] - x[half]
+        up += y[half + i]
+        upto[half + i + 1] = up
+        if i < half:
+            y[half - 1 - i] = x[half - 1 - i] - x[half]
+            down -= y[half - 1 - i]
+            upto[half - 1 - i] = down
+
+    theta, sigma = 0.0, 0.0
+    a = inner = (n - k) >> 1
+    for step in range(1, STEPS + 3):  # 12 steps of FLkOS, then MSSE twice
+        size, total = k, 0.0
+        while True:  # in FLkOS twice: the run of the k nearest values, then that of the j nearest
+            while a + size < n and theta - y[a] > y[a + size] - theta:
+                a += 1
+            while a > 0 and theta - y[a - 1] <= y[a - 1 + size] - theta:
+                a -= 1
+            total = upto[a + size] - upto[a] - total
+            if size < k or step > STEPS:
+                break
+            a, inner = inner, a
+            size = np.int64(certain * (1.0 - step / STEPS) * n)
+            size = size if size < k else k - 1
+        if step <= STEPS:
+            theta = total / (size - k)
+            a, inner = inner, a
+            continue
+        first, last, squares = a, a + k, 0.0
+        for i in range(first, last):
+            squares += (y[i] - theta) * (y[i] - theta)
+        # all that lie within lambda_fit sigma join at once; sigma does not decrease, so that none joins too early
+        joined = True
+        while joined:
+            sigma = math.sqrt(squares / (last - first - 1))
+            joined = False
+            while first > 0 and theta - y[first - 1] <= lambda_fit * sigma:
+                first -= 1
+                squares += (y[first] - theta) * (y[first] - theta)
+                joined = True
+            while last < n and y[last] - theta <= lambda_fit * sigma:
+                squares += (y[last] - theta) * (y[last] - theta)
+                last += 1
+                joined = True
+        while first < last and theta - y[first] > lambda_fit * sigma:
+            first += 1
+        while first < last and y[last - 1] - theta > lambda_fit * sigma:
+            last -= 1
+        if first < last:
+            theta = (upto[last] - upto[first]) / (last - first)
+    return x[half] + theta, sigma
+
+
+@inlined
+def fit_counts(counts, n, structure, certain, lambda_fit):
+    """fit_sorted of n integers that have been counted: counts[b] of them are b. counts: (bins + 2) int32.
+
+    The first and the last entry count what lies beyond the bins: where the fit would have to look at these it gives up.
+    Returns (theta, sigma_raw, radius): the same as fit_sorted to rounding; the k nearest values lie within radius of theta.
+    radius -1: it gave up. Around theta the bins are visited in the order of their distance: the nearest one, then one on
+    either side in turn.
+    """
+    end = counts.size - 1
+    beyond = counts[0] + counts[end]
+    k = np.int64(structure * n)
+    middle, before = end >> 1, 0  # so many lie before the middle
+    for b in range(middle):
+        before += counts[b]
+    while middle > 0 and before > n >> 1:
+        middle -= 1
+        before -= counts[middle]
+    while middle < end and before + counts[middle] <= n >> 1:
+        before += counts[middle]
+        middle += 1
+    theta, sigma, radius = 0.0, 0.0, 0  # theta: from the middle
+    for step in range(1, STEPS + 3):  # 12 steps of FLkOS, then MSSE twice
+        near = np.int64(math.ceil(theta - 0.5))
+        side = 1 if theta > near else -1
+        j = np.int64(certain * (1.0 - step / STEPS) * n) if step <= STEPS else n
+        j = j if j < k else k - 1
+        taken, total, visit, squares = 0, 0, 0, 0.0
+        while taken < n:
+            visit += 1
+            away = near + (visit >> 1) * (side if visit & 1 == 0 else -side)
+            d2 = (away - theta) * (away - theta)
+            if taken >= k and (step <= STEPS or (taken - 1) * d2 > lambda_fit * lambda_fit * squares):
+                break
+            b = middle + away
+            if b <= 0 or b >= end:
+                if beyond > 0:
+                    radius = -1
+                    break
+                continue
+            here = np.int64(counts[b])
+            after = taken + here
+            if after > k > taken and (step <= STEPS or (k - 1) * d2 > lambda_fit * lambda_fit * (squares + (k - taken) * d2)):
+                after = k  # of equals, too, no more than k
+            squares += (after - taken) * d2
+            if after > j:  # the j nearest do not count
+                total += (after - (taken if taken > j else j)) * away
+            taken = after
+        if radius < 0:
             break
-        theta = mean_of(y[a:b])
-    return theta + middle, sigma
+        if step <= STEPS:
+            theta = total / (k - j)
+            radius = visit >> 1
+            continue
+        sigma = math.sqrt(squares / (taken - 1))
+        first, last = middle + math.ceil(theta - lambda_fit * sigma), middle + math.floor(theta + lambda_fit * sigma)
+        if beyond > 0 and (first <= 0 or last >= end):
+            radius = -1
+            break
+        total, m = 0, 0
+        for b in range(first if first > 0 else 1, last + 1 if last < end else end):
+            m += counts[b]
+            total += (b - middle) * counts[b]
+        if m > 0:
+            theta = total / m
+    return middle + theta, sigma, radius
+
+
+BINS = 4096
+NARROW = 32  # bins: where the k nearest values lie in fewer the bins are too wide
+BLOCK = 2048  # values that are placed, then counted
+LEVELS = 4  # times that bins are divided
+HEAP = 0.04  # share of the values: with more in one bin their order within it would matter
+SMALL = 16384  # values: with fewer, or where the rim is not sparse, it matters where in its bin FLkOS ends
+PLACES = 1 << 10  # in a bin: as precisely as a value is known
+ROUNDS = 16  # of MSSE at most
+#: d(limit of the inliers) / d(limit): one more inlier widens the limit for the next. From CROWDED on a sort decides.
+SPARSE, CROWDED = 0.15, 0.3
+
+
+@no_nan
+def fit_binned(x, low, high, structure, certain, lambda_fit):
+    """fit_sorted of many finite float64 values in any order, to 0.002 sigma; low, high: the least and the largest of them.
+
+    They are counted in bins of a power of 2 from low on, so that integers lie on the bins' edges and are fitted exactly.
+    Where these prove too wide those about theta are divided. From the bins FLkOS takes the runs of its values, as if those
+    of a bin lay evenly in it; MSSE looks at each value. Whatever is summed over values is an integer, so that their order
+    does not matter. Returns (theta, sigma_raw, done); done False where only a sort helps.
+    """
+    n = x.size
+    k = np.int64(structure * n)
+    counts = np.empty(BINS + 2, np.int32)
+    places = np.empty(n, np.int32)
+    width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
+    shift = np.int32(-1)  # the first bin of all that is in counts
+    theta, sigma, radius = 0.0, 0.0, 0
+    for _ in range(LEVELS):
+        for b in range(counts.size):
+            counts[b] = 0
+        rest = 0.0
+        for start in range(0, n, BLOCK):
+            block, found = x[start : start + BLOCK], places[start : start + BLOCK]
+            for i in range(block.size):
+                s = (block[i] - low) * (1.0 / width)
+                b = np.int32(s)
+                rest += s - b
+                bin_ = min(max(np.int32(b - shift), np.int32(0)), np.int32(BINS + 1))
+                found[i] = np.int32(np.int32(bin_ << 10) + np.int32((s - b) * PLACES))
+            for i in range(block.size):
+                counts[np.uint32(found[i]) >> 10] += 1
+        theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
+        if rest == 0.0 and radius >= 0:
+            return low + (shift + theta) * width, sigma * width, True
+        if radius < 0 or radius >= NARROW:
+            break
+        finer = 1 << (7 - math.frexp(float(2 * radius + 1))[1])  # then 64 to 128 bins hold the k nearest
+        shift = np.int32((shift + theta) * finer - BINS // 2)
+        width /= finer
+    reach = lambda_fit * sigma
+    beyond = counts[0] + counts[BINS + 1]
+    heap, rim, inside = 0, 0, 0
+    for b in range(max(np.int64(theta - 1.05 * reach), 0), min(np.int64(theta + 1.05 * reach) + 1, BINS) + 1):
+        heap = max(heap, counts[b])
+        rim += counts[b] if abs(b - theta) > 0.95 * reach else 0
+        inside += counts[b]
+    gain = (lambda_fit * lambda_fit - 1) / 2 * rim / (0.1 * max(inside, 1))  # (lambda^2 - 1) / 2 dm/m over dr/r
+    if radius < NARROW or reach < radius + 4 or heap > HEAP * n or gain > CROWDED:
+        return 0.0, 0.0, False
+    thorough = n < SMALL or gain > SPARSE
+
+    theta += 0.5  # a value lies, on the average, half a bin above the edge
+    if thorough:
+        b, before = 0, np.int64(counts[0])
+        while before <= n // 2:
+            b += 1
+            before += counts[b]
+        theta = b + 1 - (before - n // 2 - 0.5) / counts[b]
+        for step in range(1, STEPS + 1):
+            j = np.int64(certain * (1.0 - step / STEPS) * n)
+            j = j if j < k else k - 1
+            lower = upper = np.int64(theta)
+            to_lower = theta - lower
+            to_upper = 1.0 - to_lower
+            r, taken, total = 0.0, 0.0, 0.0
+            while taken < k:  # from edge to edge of a bin, on whichever side it is nearer
+                edge = to_lower if to_lower < to_upper else to_upper
+                here = float(counts[lower] + counts[upper])
+                after = taken + here * (edge - r)
+                if after > j:
+                    start = r if taken >= j else r + (j - taken) / here
+                    stop = edge if after <= k else r + (k - taken) / here
+                    total += (counts[upper] - counts[lower]) * 0.5 * (stop * stop - start * start)
+                taken, r = after, edge
+                if to_lower < to_upper:
+                    lower, to_lower = lower - 1, to_lower + 1.0
+                else:
+                    upper, to_upper = upper + 1, to_upper + 1.0
+                if (lower < 1 or upper > BINS) and beyond > 0:
+                    return 0.0, 0.0, False
+                lower, upper = max(lower, 0), min(upper, BINS + 1)
+            theta += total / (k - j)
+    centre, limit = np.int32(0), np.int32(reach * PLACES)
+    for _ in range(2 if thorough else 1):
+        centre = np.int32(theta * PLACES + 0.5)
+        limit = np.int32(0.98 * limit) if thorough else limit  # from a little below what the bins say
+        m, before = 0, -1
+        for _ in range(ROUNDS if thorough else 1):
+            m, total, squares = 0, 0, 0
+            for i in range(n):
+                d = np.int32(places[i] - centre)
+                near = abs(d) <= limit
+                d = d if near else np.int32(0)
+                m += near
+                total += d
+                squares += np.int64(d) * np.int64(d)
+            sigma = math.sqrt(squares / (m - 1)) / PLACES
+            if m == before:
+                break
+            before = m
+            limit = max(limit, np.int32(lambda_fit * sigma * PLACES))
+        if m != before and thorough or (beyond > 0 and not PLACES <= centre - limit <= centre + limit < (BINS + 1) * PLACES):
+            return 0.0, 0.0, False
+        theta = (centre + total / m) / PLACES
+    return low + (shift + theta) * width, sigma * width, True
 
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -127,3 +284,19 @@ def final_sigma(sigma_raw, consistency, floor, mu):
         return np.nan
     sigma = max(sigma, floor)
     return sigma if sigma > 0 else np.nan
+
+
+@exact
+def fit_values(x, room, structure, certain, lambda_fit, consistency, floor):
+    """(mean, sigma, sigma_raw) of sorted float64 values; infinite ones and nan, which sort last, take no part.
+
+    room: float64, as fit_sorted has it."""
+    first, last = 0, x.size
+    while last > 0 and not x[last - 1] < np.inf:
+        last -= 1
+    while first < last and x[first] == -np.inf:
+        first += 1
+    if last - first < MIN_VALUES:
+        return np.nan, np.nan, np.nan
+    mean, sigma_raw = fit_sorted(x[first:last], room, structure, certain, lambda_fit)
+    return mean, final_sigma(sigma_raw, consistency, floor, mean), sigma_raw

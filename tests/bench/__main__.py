@@ -8,7 +8,11 @@ import json
 import sys
 from importlib import import_module
 
-BARS = {"client-import": "tests.bench.client_import"}
+BARS = {
+    "client-import": "tests.bench.client_import",
+    "fit-1d": "tests.bench.fit_1d",
+    "gate": "tests.bench.gate",
+}
 
 
 def main() -> int:

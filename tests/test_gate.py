@@ -142,7 +142,7 @@ def test_verdicts_like_its_twin(seed, history, learn, cut):
     means[rng.random(n) < 0.05] = np.nan
     means[100:] += rng.choice([0, 40])
     count, ring, ordered = np.zeros((2, 2), np.int64), np.full((2, history), np.nan), np.full((2, history + 1), np.nan)
-    verdict, room = np.empty(n, np.int8), np.empty(2 * history + 3)
+    verdict, room = np.empty(n, np.int8), np.empty(3 * history + 5)
     rule = (0.5, 0.35, 3.0, consistency(3.0), 0.3, cut)
     frame_gate.verdicts(means, cell, rule, learn, count, ring, ordered, room, verdict)
     assert verdict.tolist() == naive.verdicts(means.tolist(), cell.tolist(), history, learn, cut, 0.3)
@@ -158,7 +158,7 @@ def test_a_verdict_is_that_of_outlying():
     means = rng.normal(0, 3, 200)
     means[rng.random(200) < 0.1] += 24
     count, ring, ordered = np.zeros((1, 2), np.int64), np.full((1, history), np.nan), np.full((1, history + 1), np.nan)
-    verdict, room = np.empty(200, np.int8), np.empty(2 * history + 3)
+    verdict, room = np.empty(200, np.int8), np.empty(3 * history + 5)
     rule = (0.5, 0.35, 3.0, consistency(3.0), TINY.sigma_floor, 8.0)
     frame_gate.verdicts(means, np.zeros(200, np.int64), rule, 30, count, ring, ordered, room, verdict)
     expected = [outlying(means[max(0, i - history) : i + 1], Gate(), TINY)[-1] for i in range(30, 200)]
@@ -196,7 +196,9 @@ def traffic(seed, n, cells, spec):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seeds, st.lists(st.integers(0, 150), max_size=5), st.sampled_from([TINY, replace(TINY_CALIBRATED, gain="analogue")]))
+@given(
+    seeds, st.lists(st.integers(0, 150), max_size=5), st.sampled_from([TINY, replace(TINY_CALIBRATED, gain="analogue")])
+)
 def test_any_split_of_frames_into_calls_gives_the_same_verdicts(seed, cuts, spec):
     frames, indicator, cell = traffic(seed, 150, 3, spec)
     few = Gate(history=25, learn=20)

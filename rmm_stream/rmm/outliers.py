@@ -75,7 +75,7 @@ def fit_1d(values: NDArray, fit: Fit = Fit(), floor: float = 0.0) -> RobustFit:
         return RobustFit(mean, robust.final_sigma(sigma_raw, factor, float(floor), mean), sigma_raw)
     x = x.copy()
     x.sort()
-    room = np.empty(2 * x.size + 1)
+    room = np.empty(3 * x.size + 2)
     return RobustFit(*robust.fit_values(x, room, fit.structure, fit.certain, fit.lambda_fit, factor, float(floor)))
 
 

@@ -1,4 +1,4 @@
-"""The robust fit of values against the authors' library, started from the median: its fastest correct start. CPU of this thread.
+"""The robust fit of values against the authors' library from its fastest correct start, the median. CPU of this thread.
 
 20 % of the values are far on one side. Calls with few values are repeated.
 """

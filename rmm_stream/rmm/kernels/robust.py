@@ -20,26 +20,31 @@ def fit_sorted(x, room, structure, certain, lambda_fit):
     """Robust mean and sigma_raw of sorted, finite float64 values, at least MIN_VALUES of them (Appendix A).
 
     structure: k/N. certain: inner end of the rank window, which narrows to 0, so that the last step concentrates on the
-    k nearest values. room: float64, at least 2 N + 1, written. Returns (theta, sigma_raw), sigma_raw without the
+    k nearest values. room: float64, at least 3 N + 2, written. Returns (theta, sigma_raw), sigma_raw without the
     consistency factor.
 
     The k values nearest theta are one run of x, which follows theta from step to step; of two equally far values the
-    smaller goes in. Sums are counted from the middle, or values far outside would spoil those of the runs.
+    smaller goes in. Sums are kept from the middle on, or values far outside would spoil those of the runs.
     """
     n = x.size
     half = n >> 1
     k = np.int64(structure * n)
-    y, upto = room[:n], room[n:]  # x less its median; upto[b] - upto[a]: sum of y[a:b]
-    up = down = 0.0
-    upto[half] = 0.0
-    for i in range(n - half):  # two chains of additions side by side
-        y[half + i] = x[half + i] - x[half]
-        up += y[half + i]
+    y, upto, squares = room[:n], room[n : 2 * n + 1], room[2 * n + 1 :]  # x less its median; its sums, and of squares
+    up = down = up2 = down2 = upto[half] = squares[half] = 0.0
+    for i in range(n - half):  # chains of additions side by side
+        d = x[half + i] - x[half]
+        y[half + i] = d
+        up += d
+        up2 += d * d
         upto[half + i + 1] = up
+        squares[half + i + 1] = up2
         if i < half:
-            y[half - 1 - i] = x[half - 1 - i] - x[half]
-            down -= y[half - 1 - i]
+            d = x[half - 1 - i] - x[half]
+            y[half - 1 - i] = d
+            down -= d
+            down2 -= d * d
             upto[half - 1 - i] = down
+            squares[half - 1 - i] = down2
 
     theta, sigma = 0.0, 0.0
     a = inner = (n - k) >> 1
@@ -60,22 +65,17 @@ def fit_sorted(x, room, structure, certain, lambda_fit):
             theta = total / (size - k)
             a, inner = inner, a
             continue
-        first, last, squares = a, a + k, 0.0
-        for i in range(first, last):
-            squares += (y[i] - theta) * (y[i] - theta)
         # all that lie within lambda_fit sigma join at once; sigma does not decrease, so that none joins too early
-        joined = True
-        while joined:
-            sigma = math.sqrt(squares / (last - first - 1))
-            joined = False
+        first, last, before = a, a + k, 0
+        while last - first > before:
+            before = last - first
+            about = squares[last] - squares[first]  # the median
+            rest = about + theta * (before * theta - 2 * (upto[last] - upto[first]))  # about theta
+            sigma = math.sqrt(rest / (before - 1)) if rest > 1e-13 * about else 0.0
             while first > 0 and theta - y[first - 1] <= lambda_fit * sigma:
                 first -= 1
-                squares += (y[first] - theta) * (y[first] - theta)
-                joined = True
             while last < n and y[last] - theta <= lambda_fit * sigma:
-                squares += (y[last] - theta) * (y[last] - theta)
                 last += 1
-                joined = True
         while first < last and theta - y[first] > lambda_fit * sigma:
             first += 1
         while first < last and y[last - 1] - theta > lambda_fit * sigma:
@@ -90,9 +90,10 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     """fit_sorted of n integers that have been counted: counts[b] of them are b. counts: (bins + 2) int32.
 
     The first and the last entry count what lies beyond the bins: where the fit would have to look at these it gives up.
-    Returns (theta, sigma_raw, radius): the same as fit_sorted to rounding; the k nearest values lie within radius of theta.
-    radius -1: it gave up. Around theta the bins are visited in the order of their distance: the nearest one, then one on
-    either side in turn.
+    Returns (middle, theta, sigma_raw, radius): the median, theta less the median and sigma_raw as fit_sorted has them, to
+    rounding; the k nearest values lie within radius of theta. radius -1: it gave up.
+
+    Around theta the bins are visited in the order of their distance: the nearest one, then one on either side in turn.
     """
     end = counts.size - 1
     beyond = counts[0] + counts[end]
@@ -127,7 +128,9 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
                 continue
             here = np.int64(counts[b])
             after = taken + here
-            if after > k > taken and (step <= STEPS or (k - 1) * d2 > lambda_fit * lambda_fit * (squares + (k - taken) * d2)):
+            if after > k > taken and (
+                step <= STEPS or (k - 1) * d2 > lambda_fit * lambda_fit * (squares + (k - taken) * d2)
+            ):
                 after = k  # of equals, too, no more than k
             squares += (after - taken) * d2
             if after > j:  # the j nearest do not count
@@ -150,7 +153,7 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
             total += (b - middle) * counts[b]
         if m > 0:
             theta = total / m
-    return middle + theta, sigma, radius
+    return middle, theta, sigma, radius
 
 
 BINS = 4096
@@ -195,7 +198,8 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
                 found[i] = np.int32(np.int32(bin_ << 10) + np.int32((s - b) * PLACES))
             for i in range(block.size):
                 counts[np.uint32(found[i]) >> 10] += 1
-        theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
+        middle, theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
+        theta += middle
         if rest == 0.0 and radius >= 0:
             return low + (shift + theta) * width, sigma * width, True
         if radius < 0 or radius >= NARROW:
@@ -265,7 +269,8 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
                 break
             before = m
             limit = max(limit, np.int32(lambda_fit * sigma * PLACES))
-        if m != before and thorough or (beyond > 0 and not PLACES <= centre - limit <= centre + limit < (BINS + 1) * PLACES):
+        within = centre - limit >= PLACES and centre + limit < (BINS + 1) * PLACES
+        if (thorough and m != before) or (beyond > 0 and not within):
             return 0.0, 0.0, False
         theta = (centre + total / m) / PLACES
     return low + (shift + theta) * width, sigma * width, True

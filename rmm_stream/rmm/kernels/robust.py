@@ -182,7 +182,7 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
     counts = np.empty(BINS + 2, np.int32)
     places = np.empty(n, np.int32)
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
-    shift = np.int32(-1)  # the first bin of all that is in counts
+    shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
     for _ in range(LEVELS):
         for b in range(counts.size):
@@ -192,10 +192,8 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
             block, found = x[start : start + BLOCK], places[start : start + BLOCK]
             for i in range(block.size):
                 s = (block[i] - low) * (1.0 / width)
-                b = np.int32(s)
-                rest += s - b
-                bin_ = min(max(np.int32(b - shift), np.int32(0)), np.int32(BINS + 1))
-                found[i] = np.int32(np.int32(bin_ << 10) + np.int32((s - b) * PLACES))
+                rest += s - np.int32(s)
+                found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
             for i in range(block.size):
                 counts[np.uint32(found[i]) >> 10] += 1
         middle, theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
@@ -205,7 +203,7 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
         if radius < 0 or radius >= NARROW:
             break
         finer = 1 << (7 - math.frexp(float(2 * radius + 1))[1])  # then 64 to 128 bins hold the k nearest
-        shift = np.int32((shift + theta) * finer - BINS // 2)
+        shift = math.floor((shift + theta) * finer - BINS / 2)
         width /= finer
     reach = lambda_fit * sigma
     beyond = counts[0] + counts[BINS + 1]

@@ -180,7 +180,8 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
     n = x.size
     k = np.int64(structure * n)
     counts = np.empty(BINS + 2, np.int32)
-    places = np.empty(n, np.int32)
+    kept = n < SMALL  # the places of more values are found again where they are needed
+    places = np.empty(n if kept else BLOCK, np.int32)
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
     shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
@@ -189,7 +190,7 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
             counts[b] = 0
         rest = 0.0
         for start in range(0, n, BLOCK):
-            block, found = x[start : start + BLOCK], places[start : start + BLOCK]
+            block, found = x[start : start + BLOCK], places[start if kept else 0 :]
             for i in range(block.size):
                 s = (block[i] - low) * (1.0 / width)
                 rest += s - np.int32(s)
@@ -255,13 +256,19 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
         m, before = 0, -1
         for _ in range(ROUNDS if thorough else 1):
             m, total, squares = 0, 0, 0
-            for i in range(n):
-                d = np.int32(places[i] - centre)
-                near = abs(d) <= limit
-                d = d if near else np.int32(0)
-                m += near
-                total += d
-                squares += np.int64(d) * np.int64(d)
+            for start in range(0, n, BLOCK):
+                block, found = x[start : start + BLOCK], places[start if kept else 0 :]
+                if not kept:
+                    for i in range(block.size):
+                        s = (block[i] - low) * (1.0 / width)
+                        found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+                for i in range(block.size):
+                    d = np.int32(found[i] - centre)
+                    near = abs(d) <= limit
+                    d = d if near else np.int32(0)
+                    m += near
+                    total += d
+                    squares += np.int64(d) * np.int64(d)
             sigma = math.sqrt(squares / (m - 1)) / PLACES
             if m == before:
                 break

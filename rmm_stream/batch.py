@@ -249,31 +249,33 @@ def _gated(job: Job, inputs: Sequence[Input], count) -> dict[int, NDArray]:
     if not all(given.stack.gain or "kind" in given.stack.axes for given in inputs):
         judged.pop("indicator", None)
     means: dict[int, list[FrameMeans]] = {}  # of each stage
-    seen: list[NDArray] = []  # (frames, cell, stage and means)
+    seen: list[
+        tuple[NDArray, NDArray, NDArray]
+    ] = []  # of each batch: cell and stage of its frames, (quantities, n) means
     for batch in count(_read(job, inputs, indicator=free or "indicator" in judged)):
         stages = np.zeros(len(batch), np.int64)
         if free and batch.gain is not None:
             where = gain.route(spec, batch.pixels, batch.gain, None, None, True)
             stages = np.array([gain.majority(frame, len(spec.stages)) for frame in where])
-        at = batch.cell.astype(np.int64) - cells.start
-        rows = np.full((len(batch), 2 + len(judged)), np.nan)
-        rows[:, 0], rows[:, 1] = batch.cell, stages
+        at, found = batch.cell.astype(np.int64) - cells.start, np.empty((len(judged), len(batch)))
         for stage in np.unique(stages).tolist():
             here = np.flatnonzero(stages == stage)
             if stage not in means:
                 means[stage] = [FrameMeans(kind, len(cells)) for kind in judged.values()]
             for q, images in enumerate((batch.pixels, batch.gain)[: len(judged)]):
-                rows[here, 2 + q] = means[stage][q].of(images, here, at[here])
-        seen.append(rows)
+                found[q, here] = means[stage][q].of(images, here, at[here])
+        seen.append((batch.cell, stages, found))
+    if not seen:
+        return {}
+    cell, stages, found = (np.concatenate(parts, axis=-1) for parts in zip(*seen))
     out = {}
-    every = np.concatenate(seen) if seen else np.empty((0, 2))
-    for cell in np.unique(every[:, 0]):
-        rows = every[every[:, 0] == cell]
-        out[int(cell)] = np.zeros(len(rows), bool)
-        for stage in np.unique(rows[:, 1]):
-            here = rows[:, 1] == stage
-            for kind, column in zip(judged.values(), rows.T[2:]):
-                out[int(cell)][here] |= outlying(column[here], settings.gate, kind, settings.fit)
+    for c in np.unique(cell).tolist():
+        mine = np.flatnonzero(cell == c)
+        out[c] = np.zeros(len(mine), bool)
+        for stage in np.unique(stages[mine]):
+            here = stages[mine] == stage
+            for kind, series in zip(judged.values(), found):
+                out[c][here] |= outlying(series[mine[here]], settings.gate, kind, settings.fit)
     return out
 
 

@@ -19,24 +19,6 @@ def by_distance(x, theta):
     return sorted(x, key=lambda v: (abs(v - theta), v))
 
 
-def nearest_run(x, theta, k):
-    """The k values nearest theta are one run of sorted x: where it starts."""
-    return list(x).index(min(by_distance(x, theta)[:k])) if k else 0
-
-
-def run_within(x, theta, limit):
-    """Where the values within +-limit begin and end; x is sorted."""
-    return sum(theta - v > limit for v in x), len(x) - sum(v - theta > limit for v in x)
-
-
-def squares_about(x, theta):
-    return sum((v - theta) ** 2 for v in x)
-
-
-def mean_of(x):
-    return math.fsum(x) / len(x)
-
-
 def msse_sorted(x, theta, k, lambda_fit, parameters):
     """Algorithm 2, `msse`, word for word."""
     r = sorted(abs(v - theta) for v in x)
@@ -58,9 +40,7 @@ def fit_sorted(x, structure, certain, lambda_fit, steps=12):
     theta = 0.0
     for t in range(1, steps + 1):
         j = min(int(certain * (1 - t / steps) * n), k - 1)
-        a = nearest_run(x, theta, k)
-        inner = min(max(nearest_run(x, theta, j), a), a + k - j)  # clipped into the run of k
-        kept = x[a:inner] + x[inner + j : a + k]
+        kept = by_distance(x, theta)[j:k]
         theta = sum(kept) / len(kept)
     for _ in range(2):
         sigma = msse_sorted(x, theta, k, lambda_fit, 1)
@@ -69,6 +49,27 @@ def fit_sorted(x, structure, certain, lambda_fit, steps=12):
             break
         theta = sum(inliers) / len(inliers)
     return theta + middle, sigma
+
+
+def fit_counts(counts, n, structure, certain, lambda_fit):
+    """counts[b] values are b; those in the first and last entry lie somewhere beyond. None where these would be needed."""
+    far = 10.0**9
+    values = [b for b, c in enumerate(counts) for _ in range(c)]
+    ends = {0: -far, len(counts) - 1: far}
+    theta, sigma = fit_sorted([ends.get(b, b) for b in values], structure, certain, lambda_fit)
+    return (theta, sigma) if abs(theta) < len(counts) and sigma < len(counts) else None
+
+
+def fit_binned(x, structure, certain, lambda_fit):
+    return fit_sorted(sorted(x), structure, certain, lambda_fit)
+
+
+def fit_values(x, structure, certain, lambda_fit, factor, floor):
+    known = [v for v in x if math.isfinite(v)]
+    if len(known) < 20:
+        return math.nan, math.nan, math.nan
+    mean, raw = fit_sorted(known, structure, certain, lambda_fit)
+    return mean, final_sigma(raw, factor, floor, mean), raw
 
 
 def consistency(lambda_fit):
@@ -92,6 +93,34 @@ def final_sigma(sigma_raw, consistency, floor, mu):
     if sigma <= 4 * 2.0**-23 * abs(mu):
         sigma = 0.0
     return max(sigma, floor) or math.nan
+
+
+# ---- frame_gate.py -----------------------------------------------------------------------------------------------------------
+
+
+def frame_means(frames, take, cell, rows, invalid, base):
+    """The robust mean of each frame's differences from the base of its cell, of the pixels that are data in both."""
+    out = []
+    for t, c in zip(take, cell):
+        pairs = zip(frames[t][rows].ravel().tolist(), base[c].ravel().tolist())
+        bad = [int(v) for v in invalid[1:]]
+        kept = [v - b for v, b in pairs if max(v, b) < invalid[0] and v not in bad and b not in bad]
+        out.append(fit_sorted(kept, 0.5, 0.35, 3.0)[0] if len(kept) >= 20 else math.nan)
+    return out
+
+
+def verdicts(means, cell, history, learn, cut, floor):
+    """1, 0 or -1 for each frame, in order: judged against the last `history` of its cell."""
+    before, out = {}, []
+    for mean, c in zip(means, cell):
+        known = before.setdefault(c, [])
+        judged = outlying([*known[-history:], mean], cut, floor)
+        known.append(mean)
+        if len(known) > learn:
+            out.append(0 if judged[-1] else 1)
+        else:
+            out.append(-1 if len(known) == learn and any(judged) else 1)
+    return out
 
 
 # ---- routing.py ------------------------------------------------------------------------------------------------------------

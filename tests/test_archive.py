@@ -100,8 +100,8 @@ def test_warm_up_leaves_no_state_behind(spec):
 
 COMPILES = """
 import numpy as np, builders, makers
-from rmm_stream.rmm.kernels import planes, robust, routing, sums, welford, windows
-modules = (planes, robust, routing, sums, welford, windows)
+from rmm_stream.rmm.kernels import frame_gate, planes, robust, routing, sums, welford, windows
+modules = (frame_gate, planes, robust, routing, sums, welford, windows)
 kernels = [k for module in modules for k in vars(module).values() if hasattr(k, "signatures")]
 spec = builders.{spec}
 m = makers.maker(spec)

@@ -64,10 +64,9 @@ def test_an_exposure_brings_what_its_part_says():
 
 def test_gate_holds_what_is_planned_of_a_large_and_a_small_frame():
     for shape, asic in (((64, 64), (64, 64)), ((512, 128), (64, 64)), ((64, 65), (64, 65))):
-        spec = replace(TINY, module_shape=shape, asic_shape=asic, cells=1)
-        gate = maker(spec)._gate(frames(spec, 1), 0, 0)
-        gate.accepts(np.zeros(shape, np.uint16))
-        assert gate.values.base.size == memory.seen_by_gate(spec)
+        spec = replace(TINY, module_shape=shape, asic_shape=asic, cells=3)
+        gate = maker(spec).darks.gate(0, 0)
+        assert sum(a.nbytes for a in gate.state().values()) == 3 * memory.of_gate(spec, SETTINGS)
 
 
 def test_an_agipd_module_is_planned_below_3_7_gigabytes():

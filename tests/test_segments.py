@@ -14,7 +14,7 @@ from rmm_stream.frames import Exposure, Illumination
 from rmm_stream.mask import BadPixel, MapKey
 from rmm_stream.policy import MaskPolicy
 from rmm_stream.rmm import MaskMaker
-from rmm_stream.rmm.keys import VALUES, DarkKey
+from rmm_stream.rmm.keys import VALUES, DarkKey, GateKey
 
 ONE_CELL = replace(TINY, cells=1)
 KEY = MapKey(0, 0, 0)
@@ -219,7 +219,7 @@ def test_a_state_does_not_change_while_its_maker_goes_on():
     m.feed(frames(ONE_CELL, 20, train=3000))
     restored = MaskMaker.restore(state)
     assert restored.dark[DarkKey(0, VALUES, 0)].frames[0] == 40
-    assert restored.gates[KEY].values.seen == 40
+    assert restored.gates[GateKey(0, 0)].series["values"].count[0, 0] == 40
 
 
 @pytest.mark.parametrize("cells", [range(0, 3, 2), range(0), range(2, 9)])

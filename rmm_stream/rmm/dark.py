@@ -155,14 +155,18 @@ class DarkFrames:
         cells = batch.cell[take].astype(np.int64) - self.cells.start
         for stage in np.unique(stages).tolist():
             here = np.flatnonzero(stages == stage)
-            key = GateKey(batch.module, stage)
-            if key not in self.gates:
-                self.gates[key] = FrameGate(self.spec, self.settings.gate, len(self.cells))
-            judged = self.gates[key].judge(batch.pixels, batch.gain, take[here], cells[here])
+            judged = self.gate(batch.module, stage).judge(batch.pixels, batch.gain, take[here], cells[here])
             passed[here] = judged.accepted
             for cell in (judged.failed + self.cells.start).tolist():
                 self._forget(batch.module, stage, cell)
         return passed
+
+    def gate(self, module: int, stage: int) -> FrameGate:
+        """The gate of a stage, made now if there is none."""
+        key = GateKey(module, stage)
+        if key not in self.gates:
+            self.gates[key] = FrameGate(self.spec, self.settings.gate, len(self.cells))
+        return self.gates[key]
 
     def _forget(self, module: int, stage: int, cell: int) -> None:
         for (of, _), waiting in self._held.items():

@@ -7,6 +7,7 @@ writable: where a train holds several memory cells, the frames of one are a copy
 import numpy as np
 
 from ..frames import Exposure, FrameBatch, Illumination
+from .outliers import BINNED_FROM, fit_1d
 
 FRAMES = 24  # enough for every fit over frames to be tried
 
@@ -14,6 +15,8 @@ FRAMES = 24  # enough for every fit over frames to be tried
 def rehearse(maker) -> None:
     """Feed darks of every stage, then flat and sample frames, and fit. maker: an empty MaskMaker; spoilt afterwards."""
     spec, rng = maker.spec, np.random.default_rng(0)
+    if not spec.exact:  # F1 fits the values of a frame, which may be more than a rehearsal has
+        fit_1d(rng.normal(100, 5, BINNED_FROM))
     gain_type = np.uint8 if spec.packed else np.uint16
     for train, (exposure, writeable) in enumerate(_exposures(len(spec.stages))):
         pixels = rng.normal(100, 5, (FRAMES, *spec.module_shape)).astype(spec.dtype)

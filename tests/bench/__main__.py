@@ -10,6 +10,8 @@ from importlib import import_module
 
 BARS = {
     "client-import": "tests.bench.client_import",
+    "fit-1d": "tests.bench.fit_1d",
+    "gate": "tests.bench.gate",
     "accumulate": "tests.bench.accumulate",
     "startup": "tests.bench.startup",
     "module": "tests.bench.module",

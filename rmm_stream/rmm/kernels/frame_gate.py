@@ -53,8 +53,8 @@ def frame_means(frames, take, cell, rows, invalid, base, around, fit, room, mean
             for p in range(size):
                 counts[np.uint32(slots[p])] += np.int32(1)
             n = size - counts[2 * reach + 1]
-            theta, sigma, radius = fit_counts(counts[: 2 * reach + 1], n, fit[0], fit[1], fit[2])
-            means[i] = shift + theta if n >= MIN_VALUES and radius >= 0 else np.nan
+            middle, theta, _, radius = fit_counts(counts[: 2 * reach + 1], n, fit[0], fit[1], fit[2])
+            means[i] = (shift + middle) + theta if n >= MIN_VALUES and radius >= 0 else np.nan
             reach = WIDE if reach < WIDE and n >= MIN_VALUES and radius < 0 else 0
 
 
@@ -65,7 +65,7 @@ def verdicts(means, cell, rule, learn, count, ring, ordered, room, verdict):
     means: (k,) float64, nan where unknown. cell: (k,) int64. rule: (structure, certain, lambda_fit, consistency, floor, cut).
     learn: frames let through on trial. Of each cell, written: count (cells, 2) int64, frames seen and means known; ring
     (cells, history) float64, the last means; ordered (cells, history + 1) float64, the known ones among them, sorted.
-    room: float64, at least 2 * history + 3, written. verdict: (k,) int8, written: 1 good; 0 foreign; -1 good, but it ended
+    room: float64, at least 3 * history + 5, written. verdict: (k,) int8, written: 1 good; 0 foreign; -1 good, but it ended
     the trial, and one on trial is foreign.
     """
     history = ring.shape[1]

@@ -20,26 +20,31 @@ def fit_sorted(x, room, structure, certain, lambda_fit):
     """Robust mean and sigma_raw of sorted, finite float64 values, at least MIN_VALUES of them (Appendix A).
 
     structure: k/N. certain: inner end of the rank window, which narrows to 0, so that the last step concentrates on the
-    k nearest values. room: float64, at least 2 N + 1, written. Returns (theta, sigma_raw), sigma_raw without the
+    k nearest values. room: float64, at least 3 N + 2, written. Returns (theta, sigma_raw), sigma_raw without the
     consistency factor.
 
     The k values nearest theta are one run of x, which follows theta from step to step; of two equally far values the
-    smaller goes in. Sums are counted from the middle, or values far outside would spoil those of the runs.
+    smaller goes in. Sums are kept from the middle on, or values far outside would spoil those of the runs.
     """
     n = x.size
     half = n >> 1
     k = np.int64(structure * n)
-    y, upto = room[:n], room[n:]  # x less its median; upto[b] - upto[a]: sum of y[a:b]
-    up = down = 0.0
-    upto[half] = 0.0
-    for i in range(n - half):  # two chains of additions side by side
-        y[half + i] = x[half + i] - x[half]
-        up += y[half + i]
+    y, upto, squares = room[:n], room[n : 2 * n + 1], room[2 * n + 1 :]  # x less its median; its sums, and of squares
+    up = down = up2 = down2 = upto[half] = squares[half] = 0.0
+    for i in range(n - half):  # chains of additions side by side
+        d = x[half + i] - x[half]
+        y[half + i] = d
+        up += d
+        up2 += d * d
         upto[half + i + 1] = up
+        squares[half + i + 1] = up2
         if i < half:
-            y[half - 1 - i] = x[half - 1 - i] - x[half]
-            down -= y[half - 1 - i]
+            d = x[half - 1 - i] - x[half]
+            y[half - 1 - i] = d
+            down -= d
+            down2 -= d * d
             upto[half - 1 - i] = down
+            squares[half - 1 - i] = down2
 
     theta, sigma = 0.0, 0.0
     a = inner = (n - k) >> 1
@@ -60,22 +65,17 @@ def fit_sorted(x, room, structure, certain, lambda_fit):
             theta = total / (size - k)
             a, inner = inner, a
             continue
-        first, last, squares = a, a + k, 0.0
-        for i in range(first, last):
-            squares += (y[i] - theta) * (y[i] - theta)
         # all that lie within lambda_fit sigma join at once; sigma does not decrease, so that none joins too early
-        joined = True
-        while joined:
-            sigma = math.sqrt(squares / (last - first - 1))
-            joined = False
+        first, last, before = a, a + k, 0
+        while last - first > before:
+            before = last - first
+            about = squares[last] - squares[first]  # the median
+            rest = about + theta * (before * theta - 2 * (upto[last] - upto[first]))  # about theta
+            sigma = math.sqrt(rest / (before - 1)) if rest > 1e-13 * about else 0.0
             while first > 0 and theta - y[first - 1] <= lambda_fit * sigma:
                 first -= 1
-                squares += (y[first] - theta) * (y[first] - theta)
-                joined = True
             while last < n and y[last] - theta <= lambda_fit * sigma:
-                squares += (y[last] - theta) * (y[last] - theta)
                 last += 1
-                joined = True
         while first < last and theta - y[first] > lambda_fit * sigma:
             first += 1
         while first < last and y[last - 1] - theta > lambda_fit * sigma:
@@ -90,9 +90,10 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     """fit_sorted of n integers that have been counted: counts[b] of them are b. counts: (bins + 2) int32.
 
     The first and the last entry count what lies beyond the bins: where the fit would have to look at these it gives up.
-    Returns (theta, sigma_raw, radius): the same as fit_sorted to rounding; the k nearest values lie within radius of theta.
-    radius -1: it gave up. Around theta the bins are visited in the order of their distance: the nearest one, then one on
-    either side in turn.
+    Returns (middle, theta, sigma_raw, radius): the median, theta less the median and sigma_raw as fit_sorted has them, to
+    rounding; the k nearest values lie within radius of theta. radius -1: it gave up.
+
+    Around theta the bins are visited in the order of their distance: the nearest one, then one on either side in turn.
     """
     end = counts.size - 1
     beyond = counts[0] + counts[end]
@@ -152,11 +153,12 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
             total += (b - middle) * counts[b]
         if m > 0:
             theta = total / m
-    return middle + theta, sigma, radius
+    return middle, theta, sigma, radius
 
 
 BINS = 4096
 NARROW = 32  # bins: where the k nearest values lie in fewer the bins are too wide
+BLOCK = 2048  # values that are placed, then counted
 LEVELS = 4  # times that bins are divided
 HEAP = 0.04  # share of the values: with more in one bin their order within it would matter
 SMALL = 16384  # values: with fewer, or where the rim is not sparse, it matters where in its bin FLkOS ends
@@ -178,29 +180,31 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
     n = x.size
     k = np.int64(structure * n)
     counts = np.empty(BINS + 2, np.int32)
-    places = np.empty(n, np.int32)
+    kept = n < SMALL  # the places of more values are found again where they are needed
+    places = np.empty(n if kept else BLOCK, np.int32)
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
-    shift = np.int32(-1)  # the first bin of all that is in counts
+    shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
     for _ in range(LEVELS):
         for b in range(counts.size):
             counts[b] = 0
         rest = 0.0
-        for i in range(n):
-            s = (x[i] - low) * (1.0 / width)
-            b = np.int32(s)
-            rest += s - b
-            places[i] = np.int32(min(max(np.int32(b - shift), np.int32(0)), np.int32(BINS + 1)) * PLACES)
-            places[i] += np.int32((s - b) * PLACES)
-        for i in range(n):
-            counts[np.uint32(places[i]) >> 10] += 1
-        theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
+        for start in range(0, n, BLOCK):
+            block, found = x[start : start + BLOCK], places[start if kept else 0 :]
+            for i in range(block.size):
+                s = (block[i] - low) * (1.0 / width)
+                rest += s - np.int32(s)
+                found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+            for i in range(block.size):
+                counts[np.uint32(found[i]) >> 10] += 1
+        middle, theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
+        theta += middle
         if rest == 0.0 and radius >= 0:
             return low + (shift + theta) * width, sigma * width, True
         if radius < 0 or radius >= NARROW:
             break
         finer = 1 << (7 - math.frexp(float(2 * radius + 1))[1])  # then 64 to 128 bins hold the k nearest
-        shift = np.int32((shift + theta) * finer - BINS // 2)
+        shift = math.floor((shift + theta) * finer - BINS / 2)
         width /= finer
     reach = lambda_fit * sigma
     beyond = counts[0] + counts[BINS + 1]
@@ -232,10 +236,10 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
                 edge = to_lower if to_lower < to_upper else to_upper
                 here = float(counts[lower] + counts[upper])
                 after = taken + here * (edge - r)
-                start = r + ((j if j > taken else taken) - taken) / here if here > 0 else edge
-                stop = edge if after <= k else r + (k - taken) / here
-                if stop > start:
-                    total += (counts[upper] - counts[lower]) * (stop * stop - start * start) / 2
+                if after > j:
+                    start = r if taken >= j else r + (j - taken) / here
+                    stop = edge if after <= k else r + (k - taken) / here
+                    total += (counts[upper] - counts[lower]) * 0.5 * (stop * stop - start * start)
                 taken, r = after, edge
                 if to_lower < to_upper:
                     lower, to_lower = lower - 1, to_lower + 1.0
@@ -245,25 +249,33 @@ def fit_binned(x, low, high, structure, certain, lambda_fit):
                     return 0.0, 0.0, False
                 lower, upper = max(lower, 0), min(upper, BINS + 1)
             theta += total / (k - j)
-    centre, limit = np.int32(0), np.int32(0)
+    centre, limit = np.int32(0), np.int32(reach * PLACES)
     for _ in range(2 if thorough else 1):
-        centre, limit = np.int32(theta * PLACES + 0.5), np.int32(0.95 * reach * PLACES)
+        centre = np.int32(theta * PLACES + 0.5)
+        limit = np.int32(0.98 * limit) if thorough else limit  # from a little below what the bins say
         m, before = 0, -1
-        for _ in range(ROUNDS):  # from a little below what the bins say
+        for _ in range(ROUNDS if thorough else 1):
             m, total, squares = 0, 0, 0
-            for i in range(n):
-                d = np.int32(places[i] - centre)
-                near = abs(d) <= limit
-                d = d if near else np.int32(0)
-                m += near
-                total += d
-                squares += np.int64(d) * np.int64(d)
+            for start in range(0, n, BLOCK):
+                block, found = x[start : start + BLOCK], places[start if kept else 0 :]
+                if not kept:
+                    for i in range(block.size):
+                        s = (block[i] - low) * (1.0 / width)
+                        found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+                for i in range(block.size):
+                    d = np.int32(found[i] - centre)
+                    near = abs(d) <= limit
+                    d = d if near else np.int32(0)
+                    m += near
+                    total += d
+                    squares += np.int64(d) * np.int64(d)
             sigma = math.sqrt(squares / (m - 1)) / PLACES
             if m == before:
                 break
             before = m
             limit = max(limit, np.int32(lambda_fit * sigma * PLACES))
-        if m != before or (beyond > 0 and not PLACES <= centre - limit <= centre + limit < (BINS + 1) * PLACES):
+        within = centre - limit >= PLACES and centre + limit < (BINS + 1) * PLACES
+        if (thorough and m != before) or (beyond > 0 and not within):
             return 0.0, 0.0, False
         theta = (centre + total / m) / PLACES
     return low + (shift + theta) * width, sigma * width, True

@@ -216,7 +216,7 @@ class DarkFrames:
         """Eight stacks; where there are fewer, the rest is a frame without a value that counts."""
         dtype = stacks[0].dtype
         if dtype not in self._blank:
-            self._blank[dtype] = np.full((1, *self.spec.module_shape), np.iinfo(dtype).max)
+            self._blank[dtype] = np.full((1, *self.spec.module_shape), np.iinfo(dtype).max, dtype)
         return tuple(flat(stack) for stack in stacks) + (flat(self._blank[dtype]),) * (BLOCK - len(stacks))
 
     def _add(self, group: tuple[int, int | None], pixels: Block, gains: Block | None, held: list[list[Held]]) -> None:

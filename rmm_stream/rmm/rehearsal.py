@@ -1,7 +1,6 @@
 """Runs a small maker through every path of its detector, so that every kernel is compiled before the first frame.
 
-The frames are read-only, as those that sockets give: numba compiles another signature for them. Darks come a second time,
-writable: where a train holds several memory cells, the frames of one are a copy.
+The frames are read-only, as those that sockets give; whoever calls a kernel passes all frames so, for it to have one signature.
 """
 
 import numpy as np
@@ -18,15 +17,15 @@ def rehearse(maker) -> None:
     if not spec.exact:  # F1 fits the values of a frame, which may be more than a rehearsal has
         fit_1d(rng.normal(100, 5, BINNED_FROM))
     gain_type = np.uint8 if spec.packed else np.uint16
-    for train, (exposure, writeable) in enumerate(_exposures(len(spec.stages))):
+    for train, exposure in enumerate(_exposures(len(spec.stages))):
         pixels = rng.normal(100, 5, (FRAMES, *spec.module_shape)).astype(spec.dtype)
-        pixels.flags.writeable = writeable
+        pixels.flags.writeable = False
         gain = None
         if spec.gain != "none":
             stage = exposure.gain_stage or 0
             level = spec.gain_codes[stage] if spec.gain == "code" else 4000 + 2000 * stage
             gain = np.full(pixels.shape, level, gain_type)
-            gain.flags.writeable = writeable
+            gain.flags.writeable = False
         ids = np.arange(train * FRAMES, (train + 1) * FRAMES, dtype=np.uint64)
         maker.feed(
             FrameBatch(
@@ -44,7 +43,10 @@ def rehearse(maker) -> None:
     maker.fit_all()
 
 
-def _exposures(stages: int) -> list[tuple[Exposure, bool]]:
-    """Exposures, and whether their frames are writable."""
-    darks = [(Exposure(Illumination.DARK, s), writeable) for s in range(stages) for writeable in (False, True)]
-    return [*darks, (Exposure(Illumination.FLAT), False), (Exposure(Illumination.SAMPLE), False)]
+def _exposures(stages: int) -> list[Exposure]:
+    """Held darks first: they say how freely switching pixels are told apart."""
+    held = [Exposure(Illumination.DARK, stage) for stage in range(stages)]
+    return [
+        *held,
+        *(Exposure(illumination) for illumination in (Illumination.DARK, Illumination.FLAT, Illumination.SAMPLE)),
+    ]

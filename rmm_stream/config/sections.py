@@ -132,7 +132,8 @@ class Lit(Section):
     """[features.lit]: F6, section 3.3.1."""
 
     window: tuple[Annotated[int, Meta(ge=15)], Annotated[int, Meta(ge=15)]] | None = None  # None: as fit.tile
-    every_train: Positive = 4  # F6 runs on one train in so many
+    every_train: Positive = 4  # F6 judges a cell in one train in so many, and of a train one cell in so many
+    warm: bool = True  # a fit starts from the last one of its tile, with safeguards: docs/method.md 8
     span_s: Seconds = 600.0  # time window
     span_frames: Annotated[int, Meta(ge=16, le=32768)] = 1024  # ... or so many judged frames, whichever ends first
     buckets: Annotated[int, Meta(ge=2, le=64)] = 8

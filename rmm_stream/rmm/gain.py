@@ -4,6 +4,8 @@ A code (JUNGFRAU) is a table. An analogue indicator (AGIPD) is cut per pixel and
 dark means of adjacent stages; while the dark of a stage lacks, at the configured thresholds.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,78 @@ from .kernels import routing
 from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
-__all__ = ["INVALID", "NOWHERE", "majority", "present", "rises", "route", "thresholds"]
+__all__ = [
+    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "bands_of_codes", "clean", "data_range", "majority", "present",
+    "rises", "route", "thresholds",
+]  # fmt: skip
+
+
+class Route(NamedTuple):
+    """In which stage the pixels of lit frames of one cell are, without a byte for each.
+
+    held: stage of a held exposure, 0 of a detector without gain; None: each pixel switches by itself.
+    bands: (stages, 2, ss, fs) uint16: a pixel is in stage s where bands[s, 0] <= gain <= bands[s, 1], and in none where it is
+    in no band; an empty band has its low end above its high one. None: all pixels are in the held stage. With both, pixels
+    in other bands than that of the held stage have no valid value.
+    """
+
+    held: int | None
+    bands: NDArray | None = None
+
+
+class DataRange(NamedTuple):
+    """A value is data where least <= value <= most, and it is none of inner, (k,) int64, the sentinels in between."""
+
+    least: float
+    most: float
+    inner: NDArray
+
+
+def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
+    """Bands of an analogue indicator, (stages, 2, ss, fs) uint16, as Route has them.
+
+    cuts: (stages - 1, ss, fs) float32. A pixel is in the stage as whose number it has passed so many of its cuts, upwards if
+    ascending, else downwards; with a nan among them it is in none."""
+    top = np.iinfo(np.uint16).max
+    ranked = np.sort(np.floor(cuts.astype(np.float64)), axis=0)  # an integer is above a cut if it is above its floor
+    ends = np.concatenate([np.full((1, *cuts.shape[1:]), -1.0), ranked, np.full((1, *cuts.shape[1:]), float(top))])
+    ends = ends if ascending else ends[::-1]
+    low, high = (np.minimum, np.maximum)
+    below, above = low(ends[:-1], ends[1:]) + 1, high(ends[:-1], ends[1:])
+    empty = (below > above) | (below > top) | (above < 0) | np.isnan(cuts).any(axis=0)
+    bands = np.stack([np.where(empty, 1, np.clip(below, 0, top)), np.where(empty, 0, np.clip(above, 0, top))], axis=1)
+    return bands.astype(np.uint16)
+
+
+def bands_of_codes(spec: DetectorSpec) -> NDArray:
+    """Bands of gain codes, (stages, 2, ss, fs) uint16: of one value each."""
+    codes = np.array(spec.gain_codes, np.uint16)
+    return np.ascontiguousarray(np.broadcast_to(codes[:, None, None, None], (len(codes), 2, *spec.module_shape)))
+
+
+def data_range(spec: DetectorSpec) -> DataRange:
+    """What of a detector's values is data: below saturation, no sentinel, finite. Sentinels at either end are cut off."""
+    saturation = np.inf if spec.saturation is None else spec.saturation
+    if spec.calibrated:
+        most = np.finfo(np.float32).max
+        if most >= saturation:
+            most = np.float32(saturation)
+            most = np.nextafter(most, np.float32(-np.inf)) if float(most) >= saturation else most
+        least = -np.finfo(np.float32).max
+        return DataRange(float(least), float(most), np.array(sorted(set(spec.sentinels)), np.int64))
+    least, most = 0, min(np.iinfo(spec.dtype).max, saturation - 1)
+    while most in spec.sentinels:
+        most -= 1
+    while least in spec.sentinels:
+        least += 1
+    inner = sorted({s for s in spec.sentinels if least < s < most})
+    return DataRange(int(least), int(most), np.array(inner, np.int64))
+
+
+def clean(of: DataRange, values: NDArray) -> NDArray:
+    """Values as float32, nan where they are no data: for frames that no range alone tells from data."""
+    ok = (values >= of.least) & (values <= of.most) & ~np.isin(values, of.inner)
+    return np.where(ok, values, np.nan).astype(np.float32)
 
 
 def route(

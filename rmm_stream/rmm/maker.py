@@ -74,6 +74,8 @@ class MaskMaker:
         self.gates: dict[MapKey, FrameGate] = {}
         self.news: dict[MapKey, News] = {}
         self.flags: dict[MapKey, MapFit] = {}
+        self._judges: dict[Illumination, background.FrameJudge] = {}
+        self._routes: dict[tuple[int, int], tuple[tuple, gain.Route]] = {}  # of a module's cell: its cuts, and what they give
 
     @property
     def dark(self) -> dict[DarkKey, PixelStats]:
@@ -154,33 +156,60 @@ class MaskMaker:
         return len(folded)
 
     def _feed_lit(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
-        lit = self.settings.features.lit
-        take = take[background.is_sampled(batch.train_id[take], lit.every_train)]
-        where = self._route(batch, cell, take, rejected)
-        if where is None:
+        every = self.settings.features.lit.every_train
+        take = take[background.is_sampled(batch.train_id[take], batch.cell[take], every)]
+        if not len(take):
             return 0
-        judge = background.FrameJudge(self.spec, self.settings, batch.exposure.illumination)
-        offsets: dict[int, NDArray | None] = {}
+        route = self._lit_route(batch, cell)
+        if route is None:
+            rejected["no_gain_thresholds"] += len(take)
+            return 0
+        judge = self._frame_judge(batch.exposure.illumination)
         accepted = 0
-        for t, frame in enumerate(take):
-            of_stage = judge.stages_of_tiles(where[t])
-            seen = np.unique(of_stage[of_stage >= 0])
+        for t in take:
+            frame, gains = batch.pixels[t], None if batch.gain is None else batch.gain[t]
+            of_stage = judge.stages_of_tiles(frame, gains, route)
+            seen = sorted(set(of_stage.tolist()) - {-1})
             done = False
-            for stage in map(int, seen):
-                if stage not in offsets:
-                    offsets[stage] = self.segments.offset(batch.module, stage, cell)
-                if offsets[stage] is None:
+            for stage in seen:
+                offset = self.segments.offset(batch.module, stage, cell)
+                if offset is None:
                     continue
                 stats = self.segments.open_lit(LitKey(batch.module, batch.exposure.illumination, stage))
-                rows = stats.open(cell - self.cells.start, batch.timestamp)
-                stats.note(cell - self.cells.start, of_stage == stage)
-                judge(batch.pixels[frame], where[t], offsets[stage], of_stage, stage, rows)
-                self._tell(MapKey(batch.module, stage, cell), batch, frame)
+                judge(
+                    frame, gains, route, offset, of_stage, stage, stats, cell - self.cells.start, batch.timestamp,
+                )  # fmt: skip
+                self._tell(MapKey(batch.module, stage, cell), batch, t)
                 done = True
             accepted += done
             if not done:
-                rejected["no_offset" if len(seen) else "no_valid_pixel"] += 1
+                rejected["no_offset" if seen else "no_valid_pixel"] += 1
         return accepted
+
+    def _frame_judge(self, illumination: Illumination) -> background.FrameJudge:
+        judge = self._judges.get(illumination)
+        if judge is None or judge.settings is not self.settings:
+            judge = self._judges[illumination] = background.FrameJudge(self.spec, self.settings, illumination)
+        return judge
+
+    def _lit_route(self, batch: FrameBatch, cell: int) -> gain.Route | None:
+        """How the pixels of lit frames of one cell are routed; None where their stage cannot be known."""
+        held, spec = batch.exposure.gain_stage, self.spec
+        if spec.gain == "none" or (batch.gain is None and held is not None):
+            return gain.Route(held or 0)
+        if batch.gain is None:
+            return None if len(spec.stages) > 1 else gain.Route(0)
+        if spec.gain == "code":
+            return gain.Route(held, gain.bands_of_codes(spec))
+        if held is not None or len(spec.stages) == 1:
+            return gain.Route(held or 0)
+        known = self.segments.cuts(batch.module, cell)
+        if known is None:
+            return None
+        kept = self._routes.get((batch.module, cell))
+        if kept is None or kept[0] is not known:
+            kept = self._routes[batch.module, cell] = (known, gain.Route(None, gain.bands_of(*known)))
+        return kept[1]
 
     def _route(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> NDArray | None:
         """The stage of every pixel of some frames of one cell; None, and counted, where the stage cannot be known."""

@@ -8,7 +8,11 @@ import json
 import sys
 from importlib import import_module
 
-BARS = {"client-import": "tests.bench.client_import"}
+BARS = {
+    "client-import": "tests.bench.client_import",
+    "f6": "tests.bench.f6",
+    "refresh": "tests.bench.refresh",
+}
 
 
 def main() -> int:

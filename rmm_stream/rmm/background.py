@@ -101,8 +101,8 @@ class FrameJudge:
             floors = self.photon_floors
             windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
         done = windows.add_snr(
-            stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, it.places[0], it.places[1], self.clip,
-            self.snr_cut, self.width, it.tiles, *rows,
+            stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, it.places[0],
+            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, *rows,
         )  # fmt: skip
         if dithered is not None:
             fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold
@@ -128,7 +128,7 @@ class FrameJudge:
         return self._dither
 
     def _flat(self, frame: NDArray, gains: NDArray | None, route: gain.Route) -> tuple:
-        """(frame, gain, bands, least, most) as kernels want them: flat, and read-only, as what comes from a socket is."""
+        """(frame, gain, bands, rows, least, most) as kernels want them: flat, and read-only, as what comes from a socket is."""
         if self._last[0] is frame and self._last[1] is gains and self._last[2] is route:
             return self._last[3]
         least, most, _ = self.range
@@ -138,6 +138,7 @@ class FrameJudge:
             _read_only(pixels.reshape(-1)),
             _read_only(gains.reshape(-1)) if routed else _NO_GAIN,
             _read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
+            _read_only(route.rows) if routed else _NO_BANDS,
             pixels.dtype.type(least if self.plain else -np.inf), pixels.dtype.type(most if self.plain else np.inf),
         )  # fmt: skip
         self._last = (frame, gains, route, flat)

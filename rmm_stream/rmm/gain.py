@@ -16,7 +16,7 @@ from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
 __all__ = [
-    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "bands_of_codes", "clean", "data_range", "majority", "present",
+    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "bands_of_codes", "by_bands", "clean", "data_range", "majority", "present",
     "rises", "route", "thresholds",
 ]  # fmt: skip
 
@@ -27,11 +27,12 @@ class Route(NamedTuple):
     held: stage of a held exposure, 0 of a detector without gain; None: each pixel switches by itself.
     bands: (stages, 2, ss, fs) uint16: a pixel is in stage s where bands[s, 0] <= gain <= bands[s, 1], and in none where it is
     in no band; an empty band has its low end above its high one. None: all pixels are in the held stage. With both, pixels
-    in other bands than that of the held stage have no valid value.
+    in other bands than that of the held stage have no valid value. rows: of by_bands().
     """
 
     held: int | None
     bands: NDArray | None = None
+    rows: NDArray | None = None
 
 
 class DataRange(NamedTuple):
@@ -40,6 +41,13 @@ class DataRange(NamedTuple):
     least: float
     most: float
     inner: NDArray
+
+
+def by_bands(held: int | None, bands: NDArray) -> Route:
+    """The route of bands, with its rows: (stages, 2, ss) uint16, the band that the bands of all pixels of a row include.
+
+    A row whose indicators all lie in it needs no look at each pixel's band."""
+    return Route(held, bands, np.stack([bands[:, 0].max(axis=-1), bands[:, 1].min(axis=-1)], axis=1))
 
 
 def bands_of(cuts: NDArray, ascending: bool) -> NDArray:

@@ -200,7 +200,7 @@ class MaskMaker:
         if batch.gain is None:
             return None if len(spec.stages) > 1 else gain.Route(0)
         if spec.gain == "code":
-            return gain.Route(held, gain.bands_of_codes(spec))
+            return gain.by_bands(held, gain.bands_of_codes(spec))
         if held is not None or len(spec.stages) == 1:
             return gain.Route(held or 0)
         known = self.segments.cuts(batch.module, cell)
@@ -208,7 +208,7 @@ class MaskMaker:
             return None
         kept = self._routes.get((batch.module, cell))
         if kept is None or kept[0] is not known:
-            kept = self._routes[batch.module, cell] = (known, gain.Route(None, gain.bands_of(*known)))
+            kept = self._routes[batch.module, cell] = (known, gain.by_bands(None, gain.bands_of(*known)))
         return kept[1]
 
     def _route(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> NDArray | None:

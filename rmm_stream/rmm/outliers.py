@@ -100,7 +100,7 @@ def _layout(where: bytes) -> Layout:
     group = np.arange(rows // step)
     sample = group * step + group * (group + 1) // 2 % step
     if rows >= planes.TALL:
-        y_block, x_block = (np.arange(rows // planes.BLOCK_ROWS) + 0.5) * planes.BLOCK_ROWS - rows / 2, x
+        y_block, x_block = np.arange(planes.BLOCK_ROWS / 2, rows - planes.BLOCK_ROWS / 2 + 1, planes.BLOCK_STEP) - rows / 2, x
     else:
         (y_block, x_block) = (
             (np.arange(4) * (side - -(-side // 4)) + 1) // 3 + -(-side // 4) / 2 - side / 2 for side in (rows, columns)

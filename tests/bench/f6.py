@@ -21,17 +21,17 @@ from rmm_stream.rmm.snr import SnrStats
 from .row import Row
 
 ROUNDS, LIBRARY_ROUNDS = 15, 3
-CELLS = 8  # each with an offset and sums of its own, so that they are not always in the nearest cache
+FRAMES = 8  # of one memory cell, one after another, as its intensity goes up and down
 SHAPE = AGIPD1M.module_shape
 LEVELS = 4000, 6000, 8000  # of the gain indicator
 
 
 def lit_frames(rng) -> tuple[NDArray, NDArray]:
-    """(frames, offset): (CELLS, ss, fs) uint16 and (ss, fs), ADU. As those of the prototypes: 1 % bad, 60 hot per frame."""
+    """(frames, offset): (FRAMES, ss, fs) uint16 and (ss, fs), ADU. As those of the prototypes: 1 % bad, 60 hot per frame."""
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     offset = rng.normal(5000, 60, SHAPE)
     frames = []
-    for _ in range(CELLS):
+    for _ in range(FRAMES):
         light = rng.gamma(4, 0.25) * (120 + 60 * np.sin(y / 200) + 40 * x / 128)
         frame = offset + light + rng.normal(0, 1, SHAPE) * np.sqrt(light * 30) + rng.normal(0, 8, SHAPE)
         frame.flat[rng.integers(0, frame.size, 60)] += rng.exponential(3000, 60)
@@ -68,20 +68,19 @@ def interleaved(calls: dict[str, tuple[Callable[[], object], int]], rounds: int 
 
 
 def judged(frames: NDArray, offset: NDArray, rng, warm: bool) -> tuple[Callable[[], None], SnrStats]:
-    """A call that judges every frame, each of its own cell, free-running with a few pixels in other stages; and the sums."""
+    """A call that judges the frames in turn, free-running with a few pixels in other stages; and the sums."""
     judge = FrameJudge(AGIPD1M, Settings(features=Features(lit=Lit(warm=warm))), Illumination.FLAT)
-    stats = SnrStats(CELLS, SHAPE, 8, 600.0, 1024, False, 16)
+    stats = SnrStats(1, SHAPE, 8, 600.0, 1024, False, 16)
     gains = rng.normal(LEVELS[0], 30, frames.shape).astype(np.uint16)
     gains[rng.random(frames.shape) < 1e-4] = LEVELS[1]
     cuts = np.stack([np.full(SHAPE, (a + b) / 2, np.float32) for a, b in zip(LEVELS, LEVELS[1:])])
-    routes = [gain.Route(None, gain.bands_of(cuts, True)) for _ in frames]
-    offsets = [np.where(AGIPD1M.edge(), np.nan, offset).astype(np.float32) for _ in frames]
-    frames, gains = list(frames), list(gains)
+    route = gain.by_bands(None, gain.bands_of(cuts, True))
+    less = np.where(AGIPD1M.edge(), np.nan, offset).astype(np.float32)
 
     def call():
-        for cell, (frame, gain_, route, own) in enumerate(zip(frames, gains, routes, offsets)):
-            of_stage = judge.stages_of_tiles(frame, gain_, route)
-            judge(frame, gain_, route, own, of_stage, 0, stats, cell, 0.0)
+        for frame, indicator in zip(frames, gains):
+            of_stage = judge.stages_of_tiles(frame, indicator, route)
+            judge(frame, indicator, route, less, of_stage, 0, stats, 0, 0.0)
 
     return call, stats
 
@@ -117,14 +116,14 @@ def measure() -> list[Row]:
     warm, _ = judged(frames, offset, rng, warm=True)
     times = interleaved(
         {
-            "numpy": (lambda: [median_and_mad(frame, offset32) for frame in frames], CELLS),
-            "cold": (cold, CELLS),
-            "warm": (warm, CELLS),
+            "numpy": (lambda: [median_and_mad(frame, offset32) for frame in frames], FRAMES),
+            "cold": (cold, FRAMES),
+            "warm": (warm, FRAMES),
         }
     )
     planes_alone = {
         "library": (lambda: library.fitBackgroundTensor(less, winX=64, winY=64, numStrides=0), 1),
-        "warm": (warm, CELLS),
+        "warm": (warm, FRAMES),
     }
     slow = interleaved(planes_alone, LIBRARY_ROUNDS)
     return [

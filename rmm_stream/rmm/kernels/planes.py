@@ -25,7 +25,7 @@ COARSE, FINE = 0.05, 1e-4  # relative precision of a rank's bound: on a sample, 
 SETTLED = 0.25  # of that bound: the final least squares mend what a large tile's plane still moves
 SAMPLED = 25  # values whose median tells about where to begin
 FINAL = 4  # least squares over all inliers at most
-AT_REST, ALIKE = 0.1, 0.02  # they end when the corners move by less, in sigma, and their bound, relatively
+AT_REST, ALIKE = 0.1, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
 MOVED = 0.2  # relative change of the k-th residual at which a fit starts cold
 
 
@@ -207,7 +207,7 @@ def medians_of_nine(z, medians):
     return m
 
 
-BLOCK_ROWS = 9
+BLOCK_ROWS, BLOCK_STEP = 9, 18  # of so many rows, so many are looked at
 TALL = 36  # rows from which a tile starts from medians of 9 rows x 1 column
 
 
@@ -233,7 +233,8 @@ def block_medians(z, rows, columns, values, medians):
     m = np.int64(0)
     if rows >= TALL:
         for first in range(0, medians.size, columns):
-            m += medians_of_nine(z[BLOCK_ROWS * first : BLOCK_ROWS * (first + columns)], medians[first : first + columns])
+            at = BLOCK_STEP * first
+            m += medians_of_nine(z[at : at + BLOCK_ROWS * columns], medians[first : first + columns])
         return m
     tall, wide = (rows + 3) // 4, (columns + 3) // 4
     for b in range(16):
@@ -283,7 +284,7 @@ def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda
     """
     rows, columns = shape[0], shape[1]
     size, part = rows * columns, sample.size * columns
-    blocks = rows // BLOCK_ROWS * columns if rows >= TALL else np.int64(16)
+    blocks = ((rows - BLOCK_ROWS) // BLOCK_STEP + 1) * columns if rows >= TALL else np.int64(16)
     y, x, r, medians, few = places[0], places[1], scratch[0], scratch[1, :blocks], scratch[3]
     y_some, x_some, y_block, x_block = places[2, :part], places[3, :part], places[4, :blocks], places[5, :blocks]
     some, rest, r_block = scratch[2, :part], scratch[0, :part], scratch[0, :blocks]
@@ -300,8 +301,9 @@ def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda
         v, vy, vx, vr, n = tile, y, x, r, usable[t]
         if part < size:
             for g in range(sample.size):
-                for j in range(columns):
-                    some[g * columns + j] = tile[sample[g] * columns + j]
+                a, b = np.uintp(sample[g] * columns), np.uintp(g * columns)
+                for j in range(np.uintp(columns)):
+                    some[b + j] = tile[a + j]
             there = np.int64(count_within(some, np.float32(np.inf)))
             if 2 * size * there >= part * n:  # else what is missing follows the pattern of the sample
                 v, vy, vx, vr, n = some, y_some, x_some, rest, there
@@ -335,7 +337,10 @@ def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda
                 inliers = sums[0]
                 limit = max(limit, np.float32(lambda_fit * math.sqrt(sums[1] / (inliers - PARAMETERS))))
             sigmas[t] = 0.0
-            if limit > 0:  # the model is the least squares of all inliers, of all pixels
+            if limit > 0:  # the model is the least squares of all inliers, first of the sample, then of all pixels
+                if part < size:
+                    moments_within(v, vy, vx, plane, limit, sums)
+                    refit(y, x, sums, plane)
                 for _ in range(FINAL):
                     moments_within(tile, y, x, plane, limit, sums)
                     sigmas[t] = np.nan

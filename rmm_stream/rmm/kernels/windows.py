@@ -15,41 +15,43 @@ from .robust import final_sigma
 PHOTON_CLIP = 10.0  # photons; a Bragg peak must not raise the floor of its tile
 
 
-@exact
-def majority_stages(frame, gain, bands, least, most, width, tiles, stages, of_stage):
+@fast
+def majority_stages(frame, gain, bands, rows, least, most, width, tiles, stages, of_stage):
     """The stage in which most valid pixels of each tile are; of as many the lower; -1 where no pixel is valid.
 
-    frame: (px,), valid within [least, most], of its type. gain: (px,), and bands: (stages, 2, px) uint16, as gain.Route
-    has them; without pixels where the frame is held in one stage. width: of a row. tiles: (n, 4) int64. stages: (2,) int64,
-    first and last + 1 that can be. of_stage: (n,) int64, written.
+    frame: (px,), valid within [least, most], of its type. gain: (px,), bands: (stages, 2, px) uint16, and rows: (stages, 2,
+    ss) uint16, as gain.Route has them; without pixels where the frame is held in one stage. width: of a row. tiles: (n, 4)
+    int64. stages: (2,) int64, first and last + 1 that can be. of_stage: (n,) int64, written.
     """
     guess = stages[0]
     for t in range(tiles.shape[0]):
         top, bottom = np.uintp(tiles[t, 0]), np.uintp(tiles[t, 1])
-        left, right = np.uintp(tiles[t, 2]), np.uintp(tiles[t, 3])
+        left, m = np.uintp(tiles[t, 2]), np.uintp(tiles[t, 3] - tiles[t, 2])
         of_stage[t] = -1
-        found = np.int64(0)
-        if gain.size == 0:
-            for i in range(top, bottom):
-                for a in range(i * np.uintp(width) + left, i * np.uintp(width) + right):
-                    if frame[a] >= least and frame[a] <= most:
-                        of_stage[t] = stages[0]
-                        break
-                if of_stage[t] >= 0:
-                    break
-            continue
+        found, half = np.int64(0), np.int64(bottom - top) * np.int64(m) // 2
         # the stage of the tile before is the likely one: where more than half of the pixels are in it, no other can be
-        half = np.int64(bottom - top) * np.int64(right - left) // 2
         for turn in range(stages[0] - 1, stages[1]):
             stage = guess if turn < stages[0] else turn
-            low, high = bands[stage, 0], bands[stage, 1]
             n = np.int64(0)
             for i in range(top, bottom):
-                in_row = np.int32(0)
-                for a in range(i * np.uintp(width) + left, i * np.uintp(width) + right):
-                    here = (frame[a] >= least) & (frame[a] <= most) & (gain[a] >= low[a]) & (gain[a] <= high[a])
-                    in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
-                n += in_row
+                a, in_row = np.uintp(i * np.uintp(width) + left), np.int32(0)
+                if gain.size == 0:
+                    for j in range(m):
+                        here = (frame[a + j] >= least) & (frame[a + j] <= most)
+                        in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
+                elif turn < stages[0]:  # enough to tell, nearly always, and half as much to read
+                    lowest, highest = rows[stage, 0, i], rows[stage, 1, i]
+                    for j in range(m):
+                        here = (frame[a + j] >= least) & (frame[a + j] <= most)
+                        here = here & (gain[a + j] >= lowest) & (gain[a + j] <= highest)
+                        in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
+                else:
+                    low, high = bands[stage, 0], bands[stage, 1]
+                    for j in range(m):
+                        here = (frame[a + j] >= least) & (frame[a + j] <= most)
+                        here = here & (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
+                        in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
+                n += np.int64(in_row)
                 if n > half:
                     break
             if n > found or (n == found and n > 0 and stage < of_stage[t]):
@@ -60,25 +62,31 @@ def majority_stages(frame, gain, bands, least, most, width, tiles, stages, of_st
 
 
 @fast
-def load_tiles(frame, gain, bands, least, most, offset, width, tiles, of_stage, stage, start, columns, z, usable, wanted):
+def load_tiles(
+    frame, gain, bands, rows, least, most, offset, width, tiles, of_stage, stage, start, columns, z, usable, wanted
+):
     """Values less their offsets, into a stack, of the tiles whose stage it is; nan where a pixel is not valid in it.
 
-    frame, gain, bands, least, most, width, tiles, of_stage: as majority_stages(). offset: (px,) float32, nan where unknown,
-    and where a pixel is excluded. start: what `wanted` becomes for these tiles, 0 for others. columns: of the stack.
-    z: (n, H * W) float32; usable, wanted: (n,) int64; written.
+    frame ... tiles, of_stage: as majority_stages(). offset: (px,) float32, nan where unknown, and where a pixel is excluded.
+    start: what `wanted` becomes for these tiles, 0 for others. columns: of the stack. z: (n, H * W) float32; usable, wanted:
+    (n,) int64; written.
     """
     routed = gain.size > 0
     low, high = bands[stage if routed else 0, 0], bands[stage if routed else 0, 1]
     for t in range(tiles.shape[0]):
-        usable[t], wanted[t] = 0, 0
+        usable[t] = wanted[t] = 0
         if of_stage[t] != stage:
             continue
-        tile, n = z[t], np.int32(0)
-        m = np.uintp(tiles[t, 3] - tiles[t, 2])
+        tile, n, m, top = z[t], np.int32(0), np.uintp(tiles[t, 3] - tiles[t, 2]), np.uintp(tiles[t, 0])
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
-            a = np.uintp(np.uintp(np.uintp(tiles[t, 0]) + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
-            b = np.uintp(i * np.uintp(columns))
+            a = np.uintp(np.uintp(top + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
+            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int32(0)
             if routed:
+                lowest, highest = rows[stage, 0, top + i], rows[stage, 1, top + i]
+                for j in range(m):
+                    here = (gain[a + j] >= lowest) & (gain[a + j] <= highest)
+                    elsewhere = np.int32(elsewhere + (np.int32(0) if here else np.int32(1)))
+            if elsewhere > 0:
                 for j in range(m):
                     here = (frame[a + j] >= least) & (frame[a + j] <= most)
                     here = here & (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
@@ -113,18 +121,16 @@ def photon_floors(z, wanted, adu_per_photon, least, floors):
 
 @fast
 def add_snr(
-    z, wanted, planes, sigmas, consistency, floors, y, x, clip, snr_cut, width, tiles, total, count, judged, above, below
-):
+    z, wanted, planes, sigmas, consistency, floors, columns, y, x, clip, snr_cut, width, tiles,
+    total, count, judged, above, below,
+):  # fmt: skip
     """Add the SNR of the pixels of a stack to the sums of one cell and stage. Selects instead of branching; nan adds 0.
 
     z, planes, sigmas: as fit_tiles() leaves them; floors: (n,) float64, least sigmas. y, x: (H * W,) float32, places of its
-    pixels. clip: float32, inf for none. total: float32, count: uint16 (half-window); judged, above, below: uint16 (bucket);
-    all (px,), changed. Returns how many tiles were judged.
+    pixels, columns in a row. clip: float32, inf for none. total: float32, count: uint16 (half-window); judged, above, below: uint16 (bucket); all (px,), changed.
+    Returns how many tiles were judged.
     """
     one, zero, done = np.uint16(1), np.uint16(0), 0
-    columns = np.uintp(1)
-    while columns < np.uintp(y.size) and y[columns] == y[0]:
-        columns = np.uintp(columns + np.uintp(1))
     for t in range(tiles.shape[0]):
         if wanted[t] == 0:
             continue
@@ -132,16 +138,14 @@ def add_snr(
         if not sigma > 0:
             continue
         done += 1
-        inverse, tile = np.float32(1 / sigma), z[t]
-        c0, cy, cx = planes[t, 0], planes[t, 1], np.float32(planes[t, 2])
-        m = np.uintp(tiles[t, 3] - tiles[t, 2])
+        tile, inverse, m = z[t], np.float32(1 / sigma), np.uintp(tiles[t, 3] - tiles[t, 2])
+        slope = np.float32(planes[t, 2] / sigma)
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
             a = np.uintp(np.uintp(np.uintp(tiles[t, 0]) + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
-            b = np.uintp(i * columns)
-            base = np.float32(c0 + cy * y[b])
-            far = np.int32(0)
+            b = np.uintp(i * np.uintp(columns))
+            base, far = np.float32((planes[t, 0] + planes[t, 1] * y[b]) / sigma), np.int32(0)
             for j in range(m):
-                snr = (tile[b + j] - (base + cx * x[j])) * inverse
+                snr = tile[b + j] * inverse - (base + slope * x[j])
                 low = snr if snr > -clip else -clip
                 total[a + j] += (low if low < clip else clip) if snr == snr else np.float32(0)
                 far = np.int32(far + (np.int32(1) if abs(snr) > snr_cut else np.int32(0)))
@@ -151,7 +155,7 @@ def add_snr(
                 judged[a + j] = np.uint16(judged[a + j] + there)
             if far > 0:  # most rows have none: their counts stay where they are
                 for j in range(m):
-                    snr = (tile[b + j] - (base + cx * x[j])) * inverse
+                    snr = tile[b + j] * inverse - (base + slope * x[j])
                     above[a + j] = np.uint16(above[a + j] + (one if snr > snr_cut else zero))
                     below[a + j] = np.uint16(below[a + j] + (one if snr < -snr_cut else zero))
     return done

@@ -75,7 +75,9 @@ class MaskMaker:
         self.news: dict[MapKey, News] = {}
         self.flags: dict[MapKey, MapFit] = {}
         self._judges: dict[Illumination, background.FrameJudge] = {}
-        self._routes: dict[tuple[int, int], tuple[tuple, gain.Route]] = {}  # of a module's cell: its cuts, and what they give
+        self._routes: dict[
+            tuple[int, int], tuple[tuple, gain.Route]
+        ] = {}  # of a module's cell: its cuts, and what they give
 
     @property
     def dark(self) -> dict[DarkKey, PixelStats]:

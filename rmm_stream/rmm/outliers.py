@@ -74,7 +74,7 @@ class Layout(NamedTuple):
     """How the tiles of a module lie in a stack, (n, H * W): one after another, H x W the largest of them, row by row.
 
     tiles: (n, 4) int64. shape: (2,) int64, H and W. least: (n,) int64, pixels that a fit needs. sample: rows to concentrate
-    on. places: (6, H * W) float32, y and x, about the centre, of the pixels, of the sample and of the blocks of the start.
+    on. places: (6, at least H * W) float32, y and x, about the centre, of the pixels, of the sample and of the blocks of the start.
     """
 
     tiles: NDArray
@@ -100,12 +100,15 @@ def _layout(where: bytes) -> Layout:
     group = np.arange(rows // step)
     sample = group * step + group * (group + 1) // 2 % step
     if rows >= planes.TALL:
-        y_block, x_block = np.arange(planes.BLOCK_ROWS / 2, rows - planes.BLOCK_ROWS / 2 + 1, planes.BLOCK_STEP) - rows / 2, x
+        y_block, x_block = (
+            np.arange(planes.BLOCK_ROWS / 2, rows - planes.BLOCK_ROWS / 2 + 1, planes.BLOCK_STEP) - rows / 2,
+            x,
+        )
     else:
         (y_block, x_block) = (
             (np.arange(4) * (side - -(-side // 4)) + 1) // 3 + -(-side // 4) / 2 - side / 2 for side in (rows, columns)
         )
-    places = np.zeros((6, rows * columns), np.float32)
+    places = np.zeros((6, max(rows * columns, planes.SAMPLED)), np.float32)
     for at, (down, across) in zip((0, 2, 4), ((y, x), (y[sample], x), (y_block, x_block))):
         n = len(down) * len(across)
         places[at, :n], places[at + 1, :n] = np.repeat(down, len(across)), np.tile(across, len(down))
@@ -122,18 +125,18 @@ class Stack:
 
     def __init__(self, where: NDArray, fit: Fit):
         self.layout, self.structure, self.lambda_fit = layout(where), fit.structure, fit.lambda_fit
-        n, size = len(where), self.layout.places.shape[1]
+        n, size = len(where), int(self.layout.shape.prod())
         self.z = np.full((n, size), np.nan, np.float32)
         self.usable, self.wanted = np.zeros((2, n), np.int64)
         self.planes, self.sigmas, self.nearest = np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n)
-        self.scratch = np.empty((4, size), np.float32)
+        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(13)
 
     def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray) -> float:
         """Fit the planes of the tiles that are wanted. Returns the least sigma_raw, inf where none was fitted."""
         it = self.layout
         return planes.fit_tiles(
             z, it.shape, self.usable, it.least, self.wanted, it.sample, it.places, self.structure, self.lambda_fit,
-            planes_, sigmas, nearest, self.scratch,
+            planes_, sigmas, nearest, self.scratch, self.sums,
         )  # fmt: skip
 
 

@@ -29,4 +29,3 @@ numba.config.CACHE_DIR = str(cache_directory())
 
 exact = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})
-inlined = partial(fast, inline="always")  # into its caller, which is compiled faster than two that are linked

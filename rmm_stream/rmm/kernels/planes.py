@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
-from .compiled import exact, fast, inlined
+from .compiled import exact, fast
 from .robust import final_sigma
 
-START, STEPS = 8, 12  # concentration steps at most, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
+STEPS = 12  # concentration steps at most, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_PIXELS = 100  # so that a 15 x 15 tile in an ASIC corner, 14 x 14 without its edge pixels, is still fitted
 MIN_SHARE = 0.5  # of a tile's pixels
 PARAMETERS = 3
@@ -25,7 +25,7 @@ COARSE, FINE = 0.05, 1e-4  # relative precision of a rank's bound: on a sample, 
 SETTLED = 0.25  # of that bound: the final least squares mend what a large tile's plane still moves
 SAMPLED = 25  # values whose median tells about where to begin
 FINAL = 4  # least squares over all inliers at most
-AT_REST, ALIKE = 0.1, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
+AT_REST, ALIKE = 0.07, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
 MOVED = 0.2  # relative change of the k-th residual at which a fit starts cold
 
 
@@ -87,7 +87,7 @@ def moments_within(z, y, x, plane, limit, sums):
     sums[6], sums[7], sums[8], sums[9] = sr, sry, srx, srr
 
 
-@exact
+@fast
 def kth_smallest(r, k, guess, precision):
     """The k-th smallest abs(r), from above, to a relative precision; 0 where k residuals are 0. guess: where to begin."""
     low, high, first = np.float32(0), np.float32(0), np.float32(0)
@@ -115,12 +115,12 @@ def kth_smallest(r, k, guess, precision):
             at = low + np.float32(min(max(share, 0.1), 0.9)) * (high - low)
 
 
-@exact
+@fast
 def refit(y, x, sums, plane):
     """Least squares on the points of moments_within(); its change is added to plane, (3,) float64.
 
-    Where they do not span a plane the slopes are kept and only c0 is fitted. Returns (how much the sum of their squares
-    fell, the change at the first of all points, which is a corner of the tile)."""
+    Where they do not span a plane the slopes are kept and only c0 is fitted. sums[9] becomes that of the squares about the
+    new plane. Returns the change at the first of all points, (y[0], x[0]), which is a corner of the tile."""
     n, my, mx = sums[0], sums[1] / sums[0], sums[2] / sums[0]
     vyy, vyx, vxx = sums[3] - n * my * my, sums[4] - n * my * mx, sums[5] - n * mx * mx
     vry, vrx = sums[7] - sums[6] * my, sums[8] - sums[6] * mx
@@ -133,30 +133,8 @@ def refit(y, x, sums, plane):
     plane[0] += c0
     plane[1] += cy
     plane[2] += cx
-    return c0 * sums[6] + cy * sums[7] + cx * sums[8], abs(c0) + abs(cy * y[0]) + abs(cx * x[0])
-
-
-@exact
-def nearest_about(z, y, x, plane, k, guess, precision, r):
-    """The k-th residual of points about a plane, as kth_smallest() has it. r: (n,) float32, written: all of them."""
-    residuals(z, y, x, plane, r)
-    return kth_smallest(r, k, guess, precision)
-
-
-@exact
-def concentrate(z, y, x, k, steps, settled, precision, limit, plane, r, sums):
-    """Least squares on the k points nearest a plane, until it moves by less than `settled` of their bound, at most `steps`.
-
-    z, y, x: (n,) float32. plane: (3,) float64, changed. limit, r: of nearest_about() that plane; r: of the new one, written.
-    sums: (10,) float64, scratch. Returns the k-th residual about the new plane."""
-    for _ in range(steps):
-        moments_within(z, y, x, plane, limit, sums)
-        _, moved = refit(y, x, sums, plane)
-        done = moved <= settled * limit
-        limit = nearest_about(z, y, x, plane, k, limit, precision, r)
-        if done:
-            break
-    return limit
+    sums[9] -= c0 * sums[6] + cy * sums[7] + cx * sums[8]
+    return abs(c0) + abs(cy * y[0]) + abs(cx * x[0])
 
 
 # ---- where to start ---------------------------------------------------------------------------------------------------
@@ -168,16 +146,15 @@ def medians_of_nine(z, medians):
 
     A missing value counts as very low or very high in turn, so that it moves the median by half a rank, either way.
     z: (9 W,) float32, row by row. medians: (W,), written. Returns how many there are."""
-    w = medians.size
-    z0, z1, z2, z3, z4 = z[:w], z[w : 2 * w], z[2 * w : 3 * w], z[3 * w : 4 * w], z[4 * w : 5 * w]
-    z5, z6, z7, z8 = z[5 * w : 6 * w], z[6 * w : 7 * w], z[7 * w : 8 * w], z[8 * w : 9 * w]
-    inf, one, zero = np.float32(np.inf), np.int32(1), np.int32(0)
+    w, one, zero, inf = np.uintp(medians.size), np.int32(1), np.int32(0), np.float32(np.inf)
     m = zero
     for j in range(w):
-        a, b, c, d, e, f, g, h, i = z0[j], z1[j], z2[j], z3[j], z4[j], z5[j], z6[j], z7[j], z8[j]
-        missing = np.int32((one if a != a else zero) + (one if b != b else zero) + (one if c != c else zero))
-        missing = np.int32(missing + (one if d != d else zero) + (one if e != e else zero) + (one if f != f else zero))
-        missing = np.int32(missing + (one if g != g else zero) + (one if h != h else zero) + (one if i != i else zero))
+        a, b, c = z[j], z[j + w], z[j + np.uintp(2) * w]
+        d, e, f = z[j + np.uintp(3) * w], z[j + np.uintp(4) * w], z[j + np.uintp(5) * w]
+        g, h, i = z[j + np.uintp(6) * w], z[j + np.uintp(7) * w], z[j + np.uintp(8) * w]
+        missing = np.int32(
+            (a != a) + (b != b) + (c != c) + (d != d) + (e != e) + (f != f) + (g != g) + (h != h) + (i != i)
+        )
         even = inf if np.int32(j) & one else -inf
         a, b, c = even if a != a else a, -even if b != b else b, even if c != c else c
         d, e, f = -even if d != d else d, even if e != e else e, -even if f != f else f
@@ -224,7 +201,7 @@ def median_of(values, n):
     return np.float32(0.5) * (values[(n - 1) // 2] + values[n // 2])
 
 
-@inlined
+@fast
 def block_medians(z, rows, columns, values, medians):
     """Medians of blocks, nan where fewer than half of a block is usable. Returns how many there are.
 
@@ -253,7 +230,7 @@ def block_medians(z, rows, columns, values, medians):
     return m
 
 
-@exact
+@fast
 def level(values, m, sample):
     """(median, half of the interquartile range) of SAMPLED of m usable values, evenly taken. sample: (SAMPLED,), scratch."""
     step = m // SAMPLED + 1
@@ -272,7 +249,9 @@ def level(values, m, sample):
 
 
 @fast
-def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda_fit, planes, sigmas, nearest, scratch):
+def fit_tiles(
+    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, planes, sigmas, nearest, scratch, sums
+):
     """Robust planes and sigma_raw of the tiles of a stack (Appendix A; the final least squares is over the inliers).
 
     z: (n, H * W) float32, nan where a pixel takes no part. shape: (2,) int64, H and W. usable: (n,) int64, pixels that do;
@@ -280,16 +259,15 @@ def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda
     sample: rows to concentrate on. places: (6, H * W) float32, y and x of the pixels, of the sample, of the blocks, as
     layout() in outliers.py has them. planes: (n, 3) float64. sigmas: (n,) float64, nan where a tile cannot be fitted.
     nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are written.
-    scratch: (4, H * W) float32. Returns the least sigma_raw, inf where no tile was fitted.
+    scratch: (4, H * W) float32, sums: (13,) float64. Returns the least sigma_raw, inf where no tile was fitted.
     """
     rows, columns = shape[0], shape[1]
     size, part = rows * columns, sample.size * columns
     blocks = ((rows - BLOCK_ROWS) // BLOCK_STEP + 1) * columns if rows >= TALL else np.int64(16)
-    y, x, r, medians, few = places[0], places[1], scratch[0], scratch[1, :blocks], scratch[3]
+    y, x, r, medians, few = places[0, :size], places[1, :size], scratch[0, :size], scratch[1, :blocks], scratch[3]
     y_some, x_some, y_block, x_block = places[2, :part], places[3, :part], places[4, :blocks], places[5, :blocks]
     some, rest, r_block = scratch[2, :part], scratch[0, :part], scratch[0, :blocks]
-    sums, kept = np.empty(10), np.empty(3)
-    precision, settled = (COARSE, SETTLED) if size >= SAMPLE else (FINE, FINE)
+    sums, kept = sums[:10], sums[10:]
     lowest = np.inf
     for t in range(z.shape[0]):
         tile, plane, before = z[t], planes[t], sigmas[t]
@@ -298,35 +276,49 @@ def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda
         sigmas[t] = np.nan
         if usable[t] < least[t]:
             continue
-        v, vy, vx, vr, n = tile, y, x, r, usable[t]
+        n, sampled = usable[t], False
         if part < size:
             for g in range(sample.size):
                 a, b = np.uintp(sample[g] * columns), np.uintp(g * columns)
                 for j in range(np.uintp(columns)):
                     some[b + j] = tile[a + j]
             there = np.int64(count_within(some, np.float32(np.inf)))
-            if 2 * size * there >= part * n:  # else what is missing follows the pattern of the sample
-                v, vy, vx, vr, n = some, y_some, x_some, rest, there
-        k = int(structure * n)
+            sampled = 2 * size * there >= part * n  # else what is missing follows the pattern of the sample
+            n = there if sampled else n
         warm, kept_sigma, kept_nearest = wanted[t] == 2 and before > 0, 0.0, np.inf
+        limit, m = np.float32(nearest[t]), np.int64(0)
         while True:
-            limit = np.float32(nearest[t])
-            if warm:
-                found = nearest_about(v, vy, vx, plane, k, limit, precision, vr)
-                warm = abs(found - limit) <= MOVED * limit
-                limit = found
-            if not warm:
+            on_blocks = not warm
+            if on_blocks:
                 m = block_medians(tile, rows, columns, r, medians)
                 plane[1] = plane[2] = 0.0
-                plane[0], limit = level(medians, m, few) if m >= 8 else level(tile, usable[t], few)
-                if m >= 8:
-                    nearby, coarse = int(NEAREST * m), COARSE if m > 64 else FINE
-                    limit = nearest_about(medians, y_block, x_block, plane, nearby, limit, coarse, r_block)
-                    limit = np.float32(2) * concentrate(  # pixels spread more than medians do
-                        medians, y_block, x_block, nearby, np.int64(START), SETTLED, coarse, limit, plane, r_block, sums
-                    )
-                limit = nearest_about(v, vy, vx, plane, k, limit, precision, vr)
-            limit = concentrate(v, vy, vx, k, np.int64(STEPS), settled, precision, limit, plane, vr, sums)
+                plane[0], limit = level(medians if m >= 8 else tile, m if m >= 8 else usable[t], few)
+                on_blocks = m >= 8
+            while True:  # concentrate: least squares on the k points nearest the plane, until it hardly moves
+                if on_blocks:
+                    v, vy, vx, vr, k = medians, y_block, x_block, r_block, int(NEAREST * m)
+                else:
+                    v, vy, vx, vr, k = tile, y, x, r, int(structure * n)
+                    if sampled:
+                        v, vy, vx, vr = some, y_some, x_some, rest
+                rough = m > 64 if on_blocks else size >= SAMPLE
+                precision, settled = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE
+                moved = np.inf
+                for turn in range(STEPS + 1):
+                    residuals(v, vy, vx, plane, vr)
+                    limit = kth_smallest(vr, k, limit, precision)
+                    if turn == 0 and warm and not abs(limit - nearest[t]) <= MOVED * nearest[t]:
+                        break
+                    if turn == STEPS or moved <= settled * limit:
+                        break
+                    moments_within(v, vy, vx, plane, limit, sums)
+                    moved = refit(y, x, sums, plane)
+                if not on_blocks:
+                    break
+                on_blocks, limit = False, np.float32(2) * limit  # pixels spread more than medians do
+            if warm and moved == np.inf:  # the light has changed: from the start
+                warm = False
+                continue
             nearest[t] = limit
             # scale: MSSE as a fixed point from below; sigma does not decrease as inliers join, so it cannot overshoot
             inliers = 0.0
@@ -338,16 +330,17 @@ def fit_tiles(z, shape, usable, least, wanted, sample, places, structure, lambda
                 limit = max(limit, np.float32(lambda_fit * math.sqrt(sums[1] / (inliers - PARAMETERS))))
             sigmas[t] = 0.0
             if limit > 0:  # the model is the least squares of all inliers, first of the sample, then of all pixels
-                if part < size:
+                for turn in range(FINAL + 1):
+                    if turn > 0 or not sampled:
+                        v, vy, vx = tile, y, x
                     moments_within(v, vy, vx, plane, limit, sums)
-                    refit(y, x, sums, plane)
-                for _ in range(FINAL):
-                    moments_within(tile, y, x, plane, limit, sums)
-                    sigmas[t] = np.nan
                     if sums[0] <= PARAMETERS:
+                        sigmas[t] = np.nan
                         break
-                    fallen, moved = refit(y, x, sums, plane)
-                    sigmas[t] = math.sqrt(max(sums[9] - fallen, 0.0) / (sums[0] - PARAMETERS))
+                    moved = refit(y, x, sums, plane)
+                    sigmas[t] = math.sqrt(max(sums[9], 0.0) / (sums[0] - PARAMETERS))
+                    if turn == 0 and sampled:
+                        continue
                     bound = np.float32(lambda_fit * sigmas[t])
                     if size < SAMPLE or (moved <= AT_REST * sigmas[t] and abs(bound - limit) <= ALIKE * limit):
                         break

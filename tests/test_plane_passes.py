@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmm_stream.rmm.kernels import planes
 from rmm_stream.config import Fit
+from rmm_stream.rmm.kernels import planes
 from rmm_stream.rmm.outliers import Stack, judge, layout
 
 STRUCTURE, LAMBDA = 0.5, 3.0

@@ -16,8 +16,8 @@ from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
 __all__ = [
-    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "bands_of_codes", "by_bands", "clean", "data_range", "majority", "present",
-    "rises", "route", "thresholds",
+    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "bands_of_codes", "by_bands", "clean", "data_range", "majority",
+    "present", "rises", "route", "thresholds",
 ]  # fmt: skip
 
 
@@ -59,8 +59,7 @@ def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
     ranked = np.sort(np.floor(cuts.astype(np.float64)), axis=0)  # an integer is above a cut if it is above its floor
     ends = np.concatenate([np.full((1, *cuts.shape[1:]), -1.0), ranked, np.full((1, *cuts.shape[1:]), float(top))])
     ends = ends if ascending else ends[::-1]
-    low, high = (np.minimum, np.maximum)
-    below, above = low(ends[:-1], ends[1:]) + 1, high(ends[:-1], ends[1:])
+    below, above = np.minimum(ends[:-1], ends[1:]) + 1, np.maximum(ends[:-1], ends[1:])
     empty = (below > above) | (below > top) | (above < 0) | np.isnan(cuts).any(axis=0)
     bands = np.stack([np.where(empty, 1, np.clip(below, 0, top)), np.where(empty, 0, np.clip(above, 0, top))], axis=1)
     return bands.astype(np.uint16)

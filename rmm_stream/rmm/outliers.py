@@ -74,7 +74,7 @@ class Layout(NamedTuple):
     """How the tiles of a module lie in a stack, (n, H * W): one after another, H x W the largest of them, row by row.
 
     tiles: (n, 4) int64. shape: (2,) int64, H and W. least: (n,) int64, pixels that a fit needs. sample: rows to concentrate
-    on. places: (6, at least H * W) float32, y and x, about the centre, of the pixels, of the sample and of the blocks of the start.
+    on. places: (6, at least H * W) float32, y and x about the centre: of the pixels, the sample, and the blocks of the start.
     """
 
     tiles: NDArray

@@ -44,7 +44,7 @@ def measure() -> list[Row]:
     def theirs() -> NDArray:
         return library.fitBackgroundTensor(one, use, winX=64, winY=64, numStrides=0)
 
-    all_, some = 2 * CELLS, 2 * (CELLS // 10)
+    all_ = 2 * CELLS
     calls = {"library": (theirs, 1), "ours": (lambda: refresh(CELLS // 8), all_ // 8)}
     per_map = interleaved(calls, 2 * LIBRARY_ROUNDS + 1)
     cost = interleaved({"all": (lambda: refresh(CELLS), 1), "tenth": (lambda: refresh(CELLS // 10), 1)}, LIBRARY_ROUNDS)

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .compiled import exact, fast
+from .compiled import fast
 from .robust import final_sigma
 
 PHOTON_CLIP = 10.0  # photons; a Bragg peak must not raise the floor of its tile
@@ -127,7 +127,8 @@ def add_snr(
     """Add the SNR of the pixels of a stack to the sums of one cell and stage. Selects instead of branching; nan adds 0.
 
     z, planes, sigmas: as fit_tiles() leaves them; floors: (n,) float64, least sigmas. y, x: (H * W,) float32, places of its
-    pixels, columns in a row. clip: float32, inf for none. total: float32, count: uint16 (half-window); judged, above, below: uint16 (bucket); all (px,), changed.
+    pixels, `columns` in a row. clip: float32, inf for none. total: float32, count: uint16 (half-window); judged, above,
+    below: uint16 (bucket); all (px,), changed.
     Returns how many tiles were judged.
     """
     one, zero, done = np.uint16(1), np.uint16(0), 0

@@ -180,7 +180,7 @@ def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
                 rejected += fed.rejected
                 given.update(batch.cell.tolist())
                 if illumination.lit:
-                    not_sampled += int(np.count_nonzero(~is_sampled(batch.train_id, every)))
+                    not_sampled += int(np.count_nonzero(~is_sampled(batch.train_id, batch.cell, every)))
             maker.fold()
             exposures[exposure] = np.array(
                 [(given[c], _counting(maker, exposure, shard.module, c)) for c in shard.cells]

@@ -171,6 +171,20 @@ def count_stage(where, care, stage):
     return sum(w & int(care) == int(stage) for w in where.tolist())
 
 
+# ---- gain.py --------------------------------------------------------------------------------------------------------------
+
+
+def bands_of(cuts, ascending):
+    """Per stage and pixel, every indicator of 16 bits that route_analogue() puts there: (lowest, highest), or (1, 0)."""
+    every, bands = np.arange(65536, dtype=np.uint16), []
+    for pixel in cuts.T:
+        stages = route_analogue(every, np.repeat(pixel[:, None], 65536, axis=1), ascending)
+        inside = [np.flatnonzero(stages == s) for s in range(len(pixel) + 1)]
+        assert all(len(found) == 0 or np.ptp(found) == len(found) - 1 for found in inside), "a band has no holes"
+        bands.append([(found[0], found[-1]) if len(found) else (1, 0) for found in inside])
+    return np.array(bands).transpose(1, 2, 0)
+
+
 # ---- sums.py and welford.py ------------------------------------------------------------------------------------------------
 
 

@@ -35,11 +35,14 @@ def residuals(z, plane):
     return (np.asarray(z, float) - (plane[0] + plane[1] * y + plane[2] * x)).ravel()
 
 
-def moments_within(r, y, x, limit):
-    """n, sums of y, x, y^2, yx, x^2, and of r, ry, rx."""
+def moments_within(z, y, x, plane, limit):
+    """n, sums of y, x, y^2, yx, x^2, and of r, ry, rx, r^2, of the points within +-limit of a plane."""
+    z, y, x = (np.asarray(a, float) for a in (z, y, x))
+    r = z - (plane[0] + plane[1] * y + plane[2] * x)
     g = within(r, limit)
-    r, y, x = (np.asarray(a, float)[g] for a in (r, y, x))
-    return len(r), y.sum(), x.sum(), (y * y).sum(), (y * x).sum(), (x * x).sum(), r.sum(), (r * y).sum(), (r * x).sum()
+    r, y, x = r[g], y[g], x[g]
+    sums = (y, x, y * y, y * x, x * x, r, r * y, r * x, r * r)
+    return len(r), *(a.sum() for a in sums)
 
 
 def least_squares(y, x, r):
@@ -63,26 +66,29 @@ def median_of(values, n):
     return float(np.median(np.asarray(values[:n], float)))
 
 
-def medians_of_nine(v):
-    return np.median(v, axis=0)
+def medians_of_nine(z, width):
+    """Of nine rows of `width`, column by column; nan where fewer than half of the nine are usable.
 
-
-def column_medians(z):
-    """[(median, y, x)] of all 9 x 1 blocks; the median is nan where fewer than half of the nine are usable."""
+    A missing value counts as very low or very high in turn."""
     found = []
-    for p in range(len(z) // 9):
-        for j, x in enumerate(centred(z.shape[1])):
-            nine = z[9 * p : 9 * p + 9, j].tolist()
-            usable = sum(v == v for v in nine)
-            ranked = sorted(v if v == v else math.inf if (i + j) % 2 else -math.inf for i, v in enumerate(nine))
-            found.append((ranked[4] if usable >= 4.5 else math.nan, centred(len(z))[9 * p + 4], x))
+    for j, nine in enumerate(np.reshape(z, (9, width)).T.tolist()):
+        usable = sum(v == v for v in nine)
+        ranked = sorted(v if v == v else math.inf if (i + j) % 2 else -math.inf for i, v in enumerate(nine))
+        found.append(ranked[4] if usable >= 4.5 and math.isfinite(ranked[4]) else math.nan)
     return found
 
 
 def block_medians(z):
-    """[(median, y, x)] of 4 x 4 blocks; the median is nan where fewer than half of a block is usable."""
-    tall, wide = (-(-side // 4) for side in z.shape)
+    """[(median, y, x)]: of a tall tile, of 9 x 1 blocks in every second nine rows; of a low one, of 4 x 4 blocks.
+
+    The median is nan where fewer than half of a block is usable."""
     found = []
+    if len(z) >= 36:
+        for top in range(0, len(z) - 8, 18):
+            medians = medians_of_nine(z[top : top + 9], z.shape[1])
+            found += [(m, centred(len(z))[top + 4], x) for m, x in zip(medians, centred(z.shape[1]))]
+        return found
+    tall, wide = (-(-side // 4) for side in z.shape)
     for p, q in np.ndindex(4, 4):
         top, left = round(p * (z.shape[0] - tall) / 3), round(q * (z.shape[1] - wide) / 3)
         block = z[top : top + tall, left : left + wide]
@@ -94,16 +100,16 @@ def block_medians(z):
 
 
 def level(medians, m):
-    """(median, half of the interquartile range) of at most 49 of the m usable medians, evenly taken."""
+    """(median, half of the interquartile range) of at most 25 of the m usable medians, evenly taken."""
     usable = [float(v) for v in medians if v == v]
-    sample = sorted(usable[:: m // 49 + 1])
+    sample = sorted(usable[:: m // 25 + 1])
     n = len(sample)
     return float(np.median(sample)), (sample[3 * n // 4] - sample[n // 4]) / 2
 
 
 def start_plane(z):
     """The first plane; level, at the median, where there are too few blocks."""
-    blocks = np.array(column_medians(z) if len(z) >= 36 else block_medians(z))
+    blocks = np.array(block_medians(z))
     m, y, x = blocks[~np.isnan(blocks[:, 0])].T
     if len(m) < 8:
         return np.array([np.nanmedian(z), 0.0, 0.0])
@@ -135,16 +141,18 @@ def fit_plane(z, structure, lambda_fit):
     return plane, math.sqrt((residuals(z, plane)[inliers] ** 2).sum() / (n - 3))
 
 
-def load_row(values, base):
-    return values - base
+def fit_tiles(stack, structure, lambda_fit):
+    """[(plane, sigma_raw)] of tiles, each (H, W); (None, nan) where one cannot be fitted."""
+    return [fit_plane(z, structure, lambda_fit) for z in stack]
 
 
-def write_row(first, slope, length):
-    return [first + slope * j for j in range(length)]
+def load_map(values, tiles):
+    """The tiles of a map."""
+    return [values[top:bottom, left:right] for top, bottom, left, right in tiles]
 
 
-def fit_tiles(values, tiles, structure, lambda_fit, consistency, floor):
-    """(model, scale), (ss, fs)."""
+def write_map(values, tiles, structure, lambda_fit, consistency, floor):
+    """(model, scale), (ss, fs), of the planes of the tiles of a map."""
     model, scale = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     for top, bottom, left, right in tiles:
         z = values[top:bottom, left:right]
@@ -161,18 +169,35 @@ def fit_tiles(values, tiles, structure, lambda_fit, consistency, floor):
 # ---- windows.py ------------------------------------------------------------------------------------------------------------
 
 
-def majority_stages(where, tiles, stages):
+def stage_of(frame, gain, bands, least, most):
+    """(ss, fs) stage of each pixel, -1 where its value is no data or its indicator in no band."""
+    stages = np.full(frame.shape, -1)
+    for place in np.ndindex(frame.shape):
+        if least <= frame[place] <= most:
+            for s, (low, high) in enumerate(bands[(..., *place)]):
+                if low <= gain[place] <= high:
+                    stages[place] = s
+    return stages
+
+
+def majority_stages(stages_of_pixels, tiles, stages):
     of_stage = []
     for top, bottom, left, right in tiles:
-        n = [int((where[top:bottom, left:right] == s).sum()) for s in range(stages)]
+        n = [int((stages_of_pixels[top:bottom, left:right] == s).sum()) for s in range(stages)]
         of_stage.append(n.index(max(n)) if max(n) else -1)
     return of_stage
 
 
-def photon_floor(v, adu_per_photon):
+def load_tiles(frame, stages_of_pixels, offset, stage):
+    """(ss, fs): values less offsets, nan where a pixel is not in the stage."""
+    return np.where(stages_of_pixels == stage, frame.astype(float) - offset, np.nan)
+
+
+def photon_floors(v, adu_per_photon, least):
+    """Of one tile."""
     usable = v[~np.isnan(v)].astype(float)
     mean = np.minimum(usable, 10 * adu_per_photon).mean() if len(usable) else 0.0
-    return math.sqrt(adu_per_photon * max(mean, 0.0))
+    return max(least, math.sqrt(adu_per_photon * max(mean, 0.0)))
 
 
 def window_background(v, dither, use_dither, dither_at, settings):
@@ -184,32 +209,24 @@ def window_background(v, dither, use_dither, dither_at, settings):
     return plane, final_sigma(sigma_raw, factor, floor, 0.0 if plane is None else plane[0])
 
 
-def load(frame, where, offset, stage):
-    return np.where(where == stage, frame.astype(float) - offset, np.nan)
-
-
-def snr_of_row(v, base, slope, inverse):
-    return (np.asarray(v, float) - (base + slope * np.arange(len(v)))) * inverse
-
-
-def add(snr, clip, snr_cut):
+def add_snr(snr, clip, snr_cut):
     """What one frame adds to total, count, judged, above and below."""
     there = ~np.isnan(snr)
-    return np.where(there, np.clip(snr, -clip, clip), 0), there, there, snr > snr_cut, snr < -snr_cut
+    with np.errstate(invalid="ignore"):
+        return np.where(there, np.clip(snr, -clip, clip), 0), there, there, snr > snr_cut, snr < -snr_cut
 
 
-def judge_frame(frame, where, offset, tiles, dither, settings, adu_per_photon, use_dither, of_stage, stage):
-    """(ss, fs) SNR of one frame, nan where a pixel is not judged."""
-    snr = np.full(frame.shape, np.nan)
+def judge_frame(v, tiles, dither, settings, adu_per_photon, use_dither, of_stage, stage):
+    """(ss, fs) SNR of one frame, nan where a pixel is not judged. v: of load_tiles()."""
+    snr = np.full(v.shape, np.nan)
     for (top, bottom, left, right), of in zip(tiles, of_stage):
         here = np.s_[top:bottom, left:right]
         if of != stage:
             continue
-        v = load(frame[here], where[here], offset[here], stage)
         floor = settings[3]
         if adu_per_photon > 0 and stage == 0:
-            floor = max(floor, photon_floor(v, adu_per_photon))
-        plane, sigma = window_background(v, dither[here], use_dither, 1.5, (*settings[:3], floor))
+            floor = photon_floors(v[here], adu_per_photon, floor)
+        plane, sigma = window_background(v[here], dither[here], use_dither, 1.5, (*settings[:3], floor))
         if not math.isnan(sigma):
-            snr[here] = residuals(v, plane).reshape(v.shape) / sigma
+            snr[here] = residuals(v[here], plane).reshape(v[here].shape) / sigma
     return snr

@@ -71,6 +71,7 @@ REFUSALS = [
     ("features.lit", "span_frames = 32769", "features.lit.span_frames = 32769", "<= 32768"),
     ("features.lit", "span_frames = 16\nbuckets = 9", "features.lit.span_frames = 16", "18 or more"),
     ("features.lit", "window = [14, 64]", "features.lit.window[0] = 14", ">= 15"),
+    ("features.lit", "warm = 1", "features.lit.warm = 1", "`bool`"),
     ("features.lit_rate", "min_share = 1.5", "features.lit_rate.min_share = 1.5", "<= 1"),
     ("publish", 'updates = "tcp://0.0.0.0:5"', "publish.updates = 'tcp://0.0.0.0:5'", "publish.insecure = true"),
     ("publish", 'requests = "tcp://*:5"', "publish.requests = 'tcp://*:5'", "loopback"),

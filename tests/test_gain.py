@@ -8,6 +8,7 @@ import pytest
 from builders import TINY, TINY_CALIBRATED, TINY_PACKED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from rmm_stream.rmm import gain
 from rmm_stream.rmm.stats import Moments
@@ -136,3 +137,87 @@ def test_thresholds_alone_tell_the_direction_where_there_are_two():
     spec = replace(TINY, stages=("a", "b", "c"), gain_thresholds=(6000.0, 5000.0))
     assert not gain.rises(spec, [None] * 3)
     assert gain.rises(replace(spec, gain_thresholds=(5000.0, 6000.0)), [None] * 3)
+
+
+# ---- bands and ranges -------------------------------------------------------------------------------------------------
+
+
+@few
+@given(
+    arrays(
+        np.float32, (2, 6), elements=st.one_of(st.floats(-5, 70000, width=32), st.sampled_from([np.nan, np.inf, 0]))
+    ),
+    st.booleans(),
+    st.lists(st.integers(0, 65535), min_size=6, max_size=6),
+)
+def test_bands_say_what_routing_by_thresholds_says(cuts, ascending, indicator):
+    """Whatever the thresholds: not in order, between integers, nan, beyond what an indicator can be."""
+    near = [
+        int(np.clip(np.nan_to_num(c, posinf=0) + d, 0, 65535)) for c, d in zip(cuts.ravel(), (0, 1, -1, 0, 1, -1) * 2)
+    ]
+    bands = gain.bands_of(cuts, ascending)
+    for values in (indicator, near[:6], near[6:], [0] * 6, [65535] * 6):
+        g = np.array(values, np.uint16)
+        inside = (bands[:, 0] <= g) & (g <= bands[:, 1])
+        assert (inside.sum(axis=0) <= 1).all()
+        found = np.where(inside.any(axis=0), inside.argmax(axis=0), gain.NOWHERE)
+        np.testing.assert_array_equal(found, naive.route_analogue(g, cuts, ascending))
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_bands_of_like_its_twin(ascending):
+    cuts = np.array([[4000, 7000.5, -3, np.nan, 80000, 9], [6000, 5000.5, 0, 7, 80001, 9]], np.float32)
+    np.testing.assert_array_equal(gain.bands_of(cuts, ascending), naive.bands_of(cuts, ascending))
+
+
+def test_codes_are_bands_of_one_value():
+    bands = gain.code_route(TINY_PACKED, None).bands
+    assert bands.shape == (3, 2, *TINY_PACKED.module_shape)
+    assert bands[:, :, 3, 4].tolist() == [[code, code] for code in TINY_PACKED.gain_codes]
+
+
+def test_a_row_knows_the_band_that_all_of_its_pixels_share(rng):
+    bands = gain.bands_of(np.sort(rng.normal(5000, 900, (2, 8, 30)), axis=0).astype(np.float32), True)
+    route = gain.by_bands(None, bands)
+    for s in range(3):
+        for i in range(8):
+            low, high = route.rows[s, :, i]
+            assert low == bands[s, 0, i].max()
+            assert high == bands[s, 1, i].min()
+
+
+@few
+@given(
+    st.sampled_from([8, 14, 16, 0, 32]),
+    st.one_of(st.none(), st.integers(1, 255)),
+    st.sets(st.sampled_from([0, 1, 5, 254, 255, 65534, 65535, 2**31, 70000, -1]), max_size=5),
+    st.lists(st.integers(-3, 70000), min_size=8, max_size=8),
+)
+def test_a_value_is_data_where_routing_says_so(bits, saturation, sentinels, values):
+    spec = replace(TINY, bits=bits, saturation=saturation, sentinels=tuple(sentinels))
+    found = gain.data_range(spec)
+    values = [
+        *values,
+        *sentinels,
+        0,
+        1,
+        2,
+        253,
+        254,
+        255,
+        *(() if saturation is None else (saturation, saturation - 1)),
+    ]
+    if bits == 0:
+        x = np.array([*values, np.nan, np.inf, -np.inf, 0.5, -3e38, 254.9], np.float32)
+    else:
+        x = np.array(values, np.int64).clip(0, np.iinfo(spec.dtype).max).astype(spec.dtype)
+    limit = np.inf if saturation is None else saturation
+    expected = naive.mark_invalid(x, limit, sentinels, np.zeros(len(x), np.uint8)) == 0
+    inside = (x >= found.least) & (x <= found.most) & ~np.isin(x, found.inner)
+    np.testing.assert_array_equal(inside, expected)
+    np.testing.assert_array_equal(~np.isnan(gain.clean(found, x)), expected)
+
+
+def test_sentinels_at_the_ends_of_the_range_are_no_inner_ones():
+    least, most, inner = gain.data_range(replace(TINY, bits=16, saturation=65534, sentinels=(0, 1, 65533, 65535, 700)))
+    assert (least, most, inner.tolist()) == (2, 65532, [700])

@@ -224,15 +224,17 @@ def test_cells_of_other_shards_are_passed_over():
     assert m.news.keys() == {MapKey(0, 0, 1)}
 
 
-def test_f6_takes_one_train_in_so_many_and_the_same_everywhere():
-    lit = structs.replace(makers.SETTINGS.features.lit, every_train=4)
+def test_f6_takes_of_each_cell_one_train_in_so_many_and_of_each_train_the_same_number_of_cells():
+    lit = structs.replace(makers.SETTINGS.features.lit, every_train=3)
     chosen = structs.replace(makers.SETTINGS, features=structs.replace(makers.SETTINGS.features, lit=lit))
     m = maker(settings=chosen)
     m.feed(frames())
     fed = m.feed(frames(exposure=FLAT0, n=40, train=3000))
     assert fed.rejected == {}
-    assert fed.accepted % 3 == 0, "all cells of a train, or none"
-    assert 15 <= fed.accepted <= 45
+    assert fed.accepted == 40, "one of the three cells of each train"
+    judged = m.lit[LitKey(0, Illumination.FLAT, 0)].frames
+    assert judged.sum() == 40
+    assert judged.min() >= 8
 
 
 @pytest.mark.parametrize(

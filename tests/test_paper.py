@@ -21,9 +21,8 @@ from rmm_stream.rmm import MaskMaker
 from rmm_stream.rmm.background import dither
 from rmm_stream.rmm.features.noise import NOISE as NOISE_FEATURE
 from rmm_stream.rmm.features.offset import OFFSET
-from rmm_stream.rmm.kernels import windows
 from rmm_stream.rmm.keys import VALUES, DarkKey
-from rmm_stream.rmm.outliers import fit_1d, tiles
+from rmm_stream.rmm.outliers import Stack, fit_1d, tiles
 
 CUT = 8.0
 FRAMES = 200
@@ -101,16 +100,17 @@ def test_counts_below_ln_2_need_the_floor(rate, rng):
 @pytest.mark.parametrize(("sd", "dithered"), [(0.3, 0.33), (0.5, 0.63), (0.8, 0.89), (1.5, 1.54)])
 def test_dither_gives_integer_frames_a_scale(sd, dithered, rng):
     """Algorithm 2.3: planes of 64x64 integers; sigma before the consistency factor."""
-    plane, scratch, hash_ = np.empty(3), np.empty(4096, np.float32), dither((64, 64))
-    found = {never_or_always: [] for never_or_always in (0, 2)}
+    stack = Stack(np.array([[0, 64, 0, 64]]), Fit())
+    stack.usable[:], stack.wanted[:] = 4096, 1
+    found = {never_or_always: [] for never_or_always in (0, 1)}
     for _ in range(50):
         frame = np.rint(rng.normal(100, sd, (64, 64))).astype(np.float32)
-        for when, sigmas in found.items():
-            sigma = windows.window_background(frame, hash_, when, 1.5, (0.5, 3.0, 1.0, 0.0), plane, scratch)
-            sigmas.append(np.nan_to_num(sigma))
+        for share, sigmas in found.items():
+            stack.fit((frame + share * dither((64, 64))).reshape(1, -1), stack.planes, stack.sigmas, stack.nearest)
+            sigmas.append(np.nan_to_num(stack.sigmas[0]))
     raw, with_dither = (np.mean(s) for s in found.values())
-    print(f"\nintegers of sd {sd}: sigma_raw {raw:.2f}, dithered {with_dither:.2f} +- {np.std(found[2]):.2f}")
-    assert min(found[2]) > 0
+    print(f"\nintegers of sd {sd}: sigma_raw {raw:.2f}, dithered {with_dither:.2f} +- {np.std(found[1]):.2f}")
+    assert min(found[1]) > 0
     assert with_dither == pytest.approx(dithered, rel=0.1)
 
 

@@ -289,7 +289,7 @@ def test_judge_says_how_far_each_pixel_is_like_its_twin():
     values[5, 5] += 40
     values[9] = np.nan
     found = judge(values, tiles(TINY, (64, 64)))
-    model, scale = naive_planes.fit_tiles(values, tiles(TINY, (64, 64)), 0.5, 3.0, naive.consistency(3.0), 0.0)
+    model, scale = naive_planes.write_map(values, tiles(TINY, (64, 64)), 0.5, 3.0, naive.consistency(3.0), 0.0)
     np.testing.assert_allclose(found.snr, (values - model) / scale, atol=0.05, rtol=0.01)
     assert np.isnan(found.snr[9]).all()
     assert np.isfinite(found.model[9]).all()

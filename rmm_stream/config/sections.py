@@ -135,6 +135,7 @@ class Lit(Section):
     window: tuple[Annotated[int, Meta(ge=15)], Annotated[int, Meta(ge=15)]] | None = None  # None: as fit.tile
     every_train: Positive = 4  # F6 judges a cell in one train in so many, and of a train one cell in so many
     when_late: Literal["thin", "keep"] = "thin"  # what to do when trains wait: judge fewer, evenly, or lose trains
+    warm: bool = True  # a fit starts from the last one of its tile, with safeguards: docs/method.md 8
     span_s: Seconds = 600.0  # time window
     span_frames: Annotated[int, Meta(ge=16, le=32768)] = 1024  # ... or so many judged frames, whichever ends first
     buckets: Annotated[int, Meta(ge=2, le=64)] = 8

@@ -8,10 +8,15 @@ from numpy.typing import NDArray
 from ..config import Settings
 from ..detectors import DetectorSpec
 from ..frames import Illumination
+from . import gain
 from .kernels import windows
-from .outliers import consistency, tiles
+from .outliers import Stack, consistency, tiles
+from .snr import SnrStats
 
-_NEVER, _WHEN_NEEDED, _ALWAYS = 0, 1, 2
+_NEVER, _WHEN_NEEDED, _ALWAYS = 0, 1, 2  # is the fit dithered?
+_COLD, _WARM = 1, 2  # where it starts
+COLD_EVERY = 64  # frames of a cell: a plane that went wrong does not live on
+DITHER_BELOW = 1.5  # counts; below it the ties of an integer frame pull sigma down (docs/method.md 2.3)
 
 
 @lru_cache
@@ -28,38 +33,122 @@ def dither(shape: tuple[int, int]) -> NDArray:
     return found
 
 
-def is_sampled(train_id: NDArray, every: int) -> NDArray:
-    """(n,) bool: trains on which F6 runs, one in `every`, evenly, whatever the step between train ids. train_id: (n,)."""
+def is_sampled(train_id: NDArray, cell: NDArray, every: int) -> NDArray:
+    """(n,) bool: frames on which F6 runs: of each train one in `every` of its cells, of each cell one train in `every`.
+
+    Both evenly, whatever the step between train ids. train_id, cell: (n,)."""
     if every == 1:
         return np.ones(len(train_id), bool)
-    return (train_id.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)) % np.uint64(every) == 0
+    hashed = train_id.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)
+    return (hashed + cell.astype(np.uint64)) % np.uint64(every) == 0
 
 
 class FrameJudge:
-    """Judges frames of one exposure; holds what is the same for all of them."""
+    """Judges frames of one exposure; holds what is the same for all of them, and scratch. Mutable; one owner."""
 
     def __init__(self, spec: DetectorSpec, settings: Settings, illumination: Illumination):
         fit, lit = settings.fit, settings.features.lit
-        self.stages = len(spec.stages)
-        self.tiles = tiles(spec, lit.window or fit.tile)
-        self.settings = (fit.structure, fit.lambda_fit, consistency(fit.lambda_fit), float(spec.sigma_floor))
+        self.spec, self.settings, self.warm = spec, settings, lit.warm
+        where = tiles(spec, lit.window or fit.tile)
+        self.stack, n = Stack(where, fit), len(where)
+        self.width, self.columns = spec.module_shape[1], int(self.stack.layout.shape[1])
+        self.consistency, self.sigma_floor = consistency(fit.lambda_fit), float(spec.sigma_floor)
+        self.floors, self.photon_floors = np.full((2, n), self.sigma_floor)
         self.adu_per_photon = 0.0 if spec.counting or spec.adu_per_photon is None else float(spec.adu_per_photon)
         when = {"off": _NEVER, "on": _ALWAYS, "auto": _ALWAYS if spec.counting else _WHEN_NEEDED}[fit.dither]
         self.use_dither = _NEVER if spec.calibrated else when
-        self.dither = dither(spec.module_shape)
         # With crystals in the beam one Bragg peak would shift the plain mean of its pixels by several sigma
-        self.clip = lit.clip if illumination is Illumination.SAMPLE else np.inf
-        self.snr_cut = settings.features.lit_rate.snr
+        self.clip = np.float32(lit.clip if illumination is Illumination.SAMPLE else np.inf)
+        self.snr_cut = np.float32(settings.features.lit_rate.snr)
+        self.range = gain.data_range(spec)
+        self.plain = len(self.range.inner) == 0 and spec.dtype != np.uint32  # frames are read as they came
+        self._last: tuple = (None, None, None, ())
+        self._dither: NDArray | None = None
 
-    def stages_of_tiles(self, where: NDArray) -> NDArray:
-        """(tiles,) int64: the stage in which most valid pixels of each tile are, -1 where none is valid."""
-        of_stage = np.empty(len(self.tiles), np.int64)
-        windows.majority_stages(where, self.tiles, self.stages, of_stage)
+    def stages_of_tiles(self, frame: NDArray, gains: NDArray | None, route: gain.Route) -> NDArray:
+        """(tiles,) int64: the stage in which most valid pixels of each tile are, -1 where none is valid.
+
+        frame, gains: (ss, fs), of the detector's type, and uint8 or uint16."""
+        of_stage = np.empty(len(self.floors), np.int64)
+        stages = (0, len(self.spec.stages)) if route.held is None else (route.held, route.held + 1)
+        windows.majority_stages(
+            *self._flat(frame, gains, route), self.width, self.stack.layout.tiles, np.array(stages), of_stage
+        )
         return of_stage
 
-    def __call__(self, frame, where, offset, of_stage, stage: int, rows) -> int:
-        """Add the SNR of one frame to rows, the arrays of SnrStats.open(), in the tiles of one stage. Returns how many."""
-        return windows.judge_frame(
-            frame, where, offset, self.tiles, self.dither, self.settings, self.adu_per_photon, self.use_dither,
-            self.clip, self.snr_cut, of_stage, stage, *rows,
+    def __call__(
+        self, frame: NDArray, gains: NDArray | None, route: gain.Route, offset: NDArray, of_stage: NDArray, stage: int,
+        stats: SnrStats, cell: int, timestamp: float,
+    ) -> int:  # fmt: skip
+        """Add the SNR of one frame to the sums of one cell and stage, in the tiles of that stage. Returns how many.
+
+        offset: (ss, fs) float32, nan where unknown or excluded. of_stage: of stages_of_tiles(). cell: index into stats."""
+        stack, it = self.stack, self.stack.layout
+        rows = stats.open(cell, timestamp)
+        stats.note(cell, of_stage == stage)
+        windows.load_tiles(
+            *self._flat(frame, gains, route), offset.reshape(-1), self.width, it.tiles, of_stage, stage,
+            _WARM if self.warm and stats.frames[cell] % COLD_EVERY else _COLD, self.columns,
+            stack.z, stack.usable, stack.wanted,
         )  # fmt: skip
+        fits, dithered = (stats.planes[cell], stats.sigmas[cell], stats.nearest[cell]), None
+        if self.use_dither == _ALWAYS:
+            stack.fit(stack.z + self._dither_of_tiles(), *fits)
+        elif stack.fit(stack.z, *fits) < DITHER_BELOW and self.use_dither == _WHEN_NEEDED:
+            dithered = self._fit_dithered(fits)
+        floors = self.floors
+        if self.adu_per_photon > 0 and stage == 0:
+            floors = self.photon_floors
+            windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
+        done = windows.add_snr(
+            stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, it.places[0],
+            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, *rows,
+        )  # fmt: skip
+        if dithered is not None:
+            fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold
+        return done
+
+    def _fit_dithered(self, fits) -> NDArray:
+        """Fit the tiles again whose sigma is too low to be fitted without dither. Returns which: (tiles,) bool."""
+        wanted = self.stack.wanted.copy()
+        again = (wanted > 0) & (fits[1] < DITHER_BELOW)
+        self.stack.wanted[:] = np.where(again, _COLD, 0)
+        self.stack.fit(self.stack.z + self._dither_of_tiles(), *fits)
+        self.stack.wanted[:] = wanted
+        return again
+
+    def _dither_of_tiles(self) -> NDArray:
+        """dither(), as the stack has its tiles."""
+        if self._dither is None:
+            whole, it = dither(self.spec.module_shape), self.stack.layout
+            self._dither = np.zeros((len(it.tiles), *it.shape), np.float32)
+            for out, (top, bottom, left, right) in zip(self._dither, it.tiles):
+                out[: bottom - top, : right - left] = whole[top:bottom, left:right]
+            self._dither = self._dither.reshape(len(it.tiles), -1)
+        return self._dither
+
+    def _flat(self, frame: NDArray, gains: NDArray | None, route: gain.Route) -> tuple:
+        """(frame, gain, bands, rows, least, most) as kernels want them: flat, and read-only, as what comes from a socket is."""
+        if self._last[0] is frame and self._last[1] is gains and self._last[2] is route:
+            return self._last[3]
+        least, most, _ = self.range
+        pixels = frame if self.plain else gain.clean(self.range, frame)
+        routed = gains is not None and route.bands is not None
+        flat = (
+            _read_only(pixels.reshape(-1)),
+            _read_only(gains.reshape(-1)) if routed else _NO_GAIN,
+            _read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
+            _read_only(route.rows) if routed else _NO_BANDS,
+            pixels.dtype.type(least if self.plain else -np.inf), pixels.dtype.type(most if self.plain else np.inf),
+        )  # fmt: skip
+        self._last = (frame, gains, route, flat)
+        return flat
+
+
+def _read_only(array: NDArray) -> NDArray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+_NO_GAIN, _NO_BANDS = _read_only(np.empty(0, np.uint16)), _read_only(np.empty((1, 2, 0), np.uint16))

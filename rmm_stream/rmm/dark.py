@@ -125,11 +125,11 @@ class DarkFrames:
             return np.where(found, held, _NOTHING)
         stages = np.empty(len(take), np.int64)
         for k, frame in enumerate(take.tolist()):
-            bands = self.segments.bands(batch.module, int(batch.cell[frame]))
-            if bands is None:
+            route = self.segments.route(batch.module, int(batch.cell[frame]))
+            if route is None:
                 stages[k] = _UNKNOWN
                 continue
-            stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], bands)
+            stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], route.bands)
         return np.where((stages >= 0) & (held is not None), held or 0, stages)
 
     def _stage_of(self, batch: FrameBatch, frame: int, held: int | None) -> int:
@@ -226,7 +226,7 @@ class DarkFrames:
             return
         values = self._open(module, VALUES, stage, pixels)
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
-            band = gain.code_bands(self.spec)[stage].reshape(2, -1)
+            band = gain.code_route(self.spec, stage).bands[stage].reshape(2, -1)
             for k in range(len(held)):
                 values.add_banded(pixels, gains, k, band, self._limits)
         else:
@@ -239,7 +239,7 @@ class DarkFrames:
         limits, placed = _gain_limits(gains), {}
         for k, frames in enumerate(held):
             cell = int(pixels.cells[k]) + self.cells.start
-            bands = self.segments.bands(module, cell).reshape(len(self.spec.stages), 2, -1)
+            bands = self.segments.route(module, cell).bands.reshape(len(self.spec.stages), 2, -1)
             stage = frames[0].stage
             if len(frames) == BLOCK and (module, cell) not in self._mixed:
                 if self._open(module, INDICATORS, stage, gains).add_if_placed(gains, k, bands[stage], limits[1]):

@@ -16,7 +16,10 @@ from .kernels import routing
 from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
-__all__ = ["INVALID", "NOWHERE", "Route", "data_range", "majority", "present", "rises", "route", "thresholds"]
+__all__ = [
+    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "clean", "code_route", "data_range", "majority", "majority_of",
+    "present", "rises", "route", "thresholds",
+]  # fmt: skip
 
 #: A narrow detector's indicator beyond this is no ADC value.
 GAIN_MOST = (1 << NARROW_BITS) - 1
@@ -25,31 +28,32 @@ WHOLE_BELOW = 4096  # pixels
 
 
 class Route(NamedTuple):
-    """How the stage of a pixel of one cell is told.
+    """In which stage the pixels of lit frames of one cell are, without a byte for each.
 
-    held: the stage that the exposure is held in, 0 where there is but one; None: each pixel switches by itself.
-    bands: (stages, 2, ss, fs) uint16, first and last indicator of each stage; low > high: none. None: nothing tells."""
+    held: stage of a held exposure, 0 of a detector without gain; None: each pixel switches by itself.
+    bands: (stages, 2, ss, fs) uint16: a pixel is in stage s where bands[s, 0] <= gain <= bands[s, 1], and in none where it is
+    in no band; an empty band has its low end above its high one. None: all pixels are in the held stage. With both, pixels
+    in other bands than that of the held stage have no valid value. rows: of by_bands().
+    """
 
     held: int | None
-    bands: NDArray | None
+    bands: NDArray | None = None
+    rows: NDArray | None = None
 
 
-@lru_cache
-def data_range(spec: DetectorSpec) -> tuple[int, int, NDArray]:
-    """(least, most, inner): an integer value is data if it is within least..most, and none of the inner sentinels.
+class DataRange(NamedTuple):
+    """A value is data where least <= value <= most, and it is none of inner, (k,) int64, the sentinels in between."""
 
-    Beyond its significant bits a value is no data. inner: (k,) int64, sentinels that do not lie at an end of the range."""
-    least, most = 0, (1 << spec.bits) - 1
-    if spec.saturation is not None:
-        most = min(most, spec.saturation - 1)
-    inner = {s for s in spec.sentinels if least <= s <= most}
-    while most in inner:
-        inner.remove(most)
-        most -= 1
-    while least in inner:
-        inner.remove(least)
-        least += 1
-    return least, most, np.array(sorted(inner), np.int64)
+    least: float
+    most: float
+    inner: NDArray
+
+
+def by_bands(held: int | None, bands: NDArray) -> Route:
+    """The route of bands, with its rows: (stages, 2, ss) uint16, the band that the bands of all pixels of a row include.
+
+    A row whose indicators all lie in it needs no look at each pixel's band."""
+    return Route(held, bands, np.stack([bands[:, 0].max(axis=-1), bands[:, 1].min(axis=-1)], axis=1))
 
 
 def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
@@ -64,12 +68,40 @@ def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
 
 
 @lru_cache
-def code_bands(spec: DetectorSpec) -> NDArray:
-    """(stages, 2, ss, fs) uint16 bands of a gain code: one code each. Read-only."""
-    bands = np.empty((len(spec.stages), 2, *spec.module_shape), np.uint16)
-    bands[...] = np.array(spec.gain_codes, np.uint16)[:, None, None, None]
+def code_route(spec: DetectorSpec, held: int | None) -> Route:
+    """The route of a gain code: bands of one code each."""
+    codes = np.array(spec.gain_codes, np.uint16)
+    bands = np.ascontiguousarray(np.broadcast_to(codes[:, None, None, None], (len(codes), 2, *spec.module_shape)))
     bands.flags.writeable = False
-    return bands
+    return by_bands(held, bands)
+
+
+@lru_cache
+def data_range(spec: DetectorSpec) -> DataRange:
+    """What of a detector's values is data: within its bits, below saturation, no sentinel, finite.
+
+    Sentinels at either end are cut off."""
+    saturation = np.inf if spec.saturation is None else spec.saturation
+    if spec.calibrated:
+        most = np.finfo(np.float32).max
+        if most >= saturation:
+            most = np.float32(saturation)
+            most = np.nextafter(most, np.float32(-np.inf)) if float(most) >= saturation else most
+        least = -np.finfo(np.float32).max
+        return DataRange(float(least), float(most), np.array(sorted(set(spec.sentinels)), np.int64))
+    least, most = 0, min((1 << spec.bits) - 1, saturation - 1)
+    while most in spec.sentinels:
+        most -= 1
+    while least in spec.sentinels:
+        least += 1
+    inner = sorted({s for s in spec.sentinels if least < s < most})
+    return DataRange(int(least), int(most), np.array(inner, np.int64))
+
+
+def clean(of: DataRange, values: NDArray) -> NDArray:
+    """Values as float32, nan where they are no data: for frames that no range alone tells from data."""
+    ok = (values >= of.least) & (values <= of.most) & ~np.isin(values, of.inner)
+    return np.where(ok, values, np.nan).astype(np.float32)
 
 
 def route(

@@ -77,6 +77,7 @@ class MaskMaker:
         self.darks = DarkFrames(self.spec, settings, self.cells, self.segments, self._tell_dark, gate)
         self.flags: dict[MapKey, MapFit] = {}
         self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
+        self._judges: dict[Illumination, background.FrameJudge] = {}
 
     @property
     def dark(self) -> dict[DarkKey, PixelStats]:
@@ -139,52 +140,55 @@ class MaskMaker:
             raise DataError("frames without an exposure; an ExposureLabeler must speak first")
 
     def _feed_lit(self, batch: FrameBatch, take: NDArray, rejected: Counter) -> int:
-        take = take[background.is_sampled(batch.train_id[take], self.every_train)]
+        take = take[background.is_sampled(batch.train_id[take], batch.cell[take], self.every_train)]
         accepted = 0
         for cell in np.unique(batch.cell[take]).tolist():
             accepted += self._feed_lit_cell(batch, cell, take[batch.cell[take] == cell], rejected)
         return accepted
 
     def _feed_lit_cell(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
-        where = self._route(batch, cell, take, rejected)
-        if where is None:
+        route = self._lit_route(batch, cell)
+        if route is None:
+            rejected["no_gain_thresholds"] += len(take)
             return 0
-        judge = background.FrameJudge(self.spec, self.settings, batch.exposure.illumination)
-        offsets: dict[int, NDArray | None] = {}
+        judge = self._frame_judge(batch.exposure.illumination)
         accepted = 0
-        for t, frame in enumerate(take):
-            of_stage = judge.stages_of_tiles(where[t])
-            seen = np.unique(of_stage[of_stage >= 0])
+        for t in take:
+            frame, gains = batch.pixels[t], None if batch.gain is None else batch.gain[t]
+            of_stage = judge.stages_of_tiles(frame, gains, route)
+            seen = sorted(set(of_stage.tolist()) - {-1})
             done = False
-            for stage in map(int, seen):
-                if stage not in offsets:
-                    offsets[stage] = self.segments.offset(batch.module, stage, cell)
-                if offsets[stage] is None:
+            for stage in seen:
+                offset = self.segments.offset(batch.module, stage, cell)
+                if offset is None:
                     continue
                 stats = self.segments.open_lit(LitKey(batch.module, batch.exposure.illumination, stage))
-                rows = stats.open(cell - self.cells.start, batch.timestamp)
-                stats.note(cell - self.cells.start, of_stage == stage)
-                judge(batch.pixels[frame], where[t], offsets[stage], of_stage, stage, rows)
-                self._tell(MapKey(batch.module, stage, cell), batch, frame)
+                judge(
+                    frame, gains, route, offset, of_stage, stage, stats, cell - self.cells.start, batch.timestamp,
+                )  # fmt: skip
+                self._tell(MapKey(batch.module, stage, cell), batch, t)
                 done = True
             accepted += done
             if not done:
-                rejected["no_offset" if len(seen) else "no_valid_pixel"] += 1
+                rejected["no_offset" if seen else "no_valid_pixel"] += 1
         return accepted
 
-    def _route(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> NDArray | None:
-        """The stage of every pixel of some frames of one cell; None, and counted, where the stage cannot be known."""
-        held, cuts, rising = batch.exposure.gain_stage, None, True
-        if held is None and self.spec.gain != "none" and len(self.spec.stages) > 1:
-            known = None if batch.gain is None else (None, True)
-            if known is not None and self.spec.gain == "analogue":
-                known = self.segments.cuts(batch.module, cell)
-            if known is None:
-                rejected["no_gain_thresholds"] += len(take)
-                return None
-            cuts, rising = known
-        gains = None if batch.gain is None else batch.gain[take]
-        return gain.route(self.spec, batch.pixels[take], gains, held, cuts, rising)
+    def _frame_judge(self, illumination: Illumination) -> background.FrameJudge:
+        judge = self._judges.get(illumination)
+        if judge is None or judge.settings is not self.settings:
+            judge = self._judges[illumination] = background.FrameJudge(self.spec, self.settings, illumination)
+        return judge
+
+    def _lit_route(self, batch: FrameBatch, cell: int) -> gain.Route | None:
+        """How the pixels of lit frames of one cell are routed; None where their stage cannot be known."""
+        held, spec = batch.exposure.gain_stage, self.spec
+        if spec.gain == "none" or (batch.gain is None and (held is not None or len(spec.stages) == 1)):
+            return gain.Route(held or 0)
+        if batch.gain is None:
+            return None
+        if spec.gain == "analogue" and (held is not None or len(spec.stages) == 1):
+            return gain.Route(held or 0)
+        return self.segments.route(batch.module, cell, held)
 
     def _tell_dark(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
         """A dark frame of one stage is news for the maps of the adjacent ones too: F4 compares their indicators."""

@@ -95,14 +95,92 @@ def _binned(x: NDArray, fit: Fit) -> tuple[float, float] | None:
     return (mean, sigma_raw) if done else None
 
 
+class Layout(NamedTuple):
+    """How the tiles of a module lie in a stack, (n, H * W): one after another, H x W the largest of them, row by row.
+
+    tiles: (n, 4) int64. shape: (2,) int64, H and W. least: (n,) int64, pixels that a fit needs. sample: rows to concentrate
+    on. places: (6, at least H * W) float32, y and x about the centre: of the pixels, the sample, and the blocks of the start.
+    """
+
+    tiles: NDArray
+    shape: NDArray
+    least: NDArray
+    sample: NDArray
+    places: NDArray
+
+
+def layout(where: NDArray) -> Layout:
+    """The layout of tiles, (n, 4) int64."""
+    return _layout(np.ascontiguousarray(where, np.int64).tobytes())
+
+
+@lru_cache(maxsize=16)
+def _layout(where: bytes) -> Layout:
+    where = np.frombuffer(where, np.int64).reshape(-1, 4)
+    sides = np.stack([where[:, 1] - where[:, 0], where[:, 3] - where[:, 2]], axis=1)
+    rows, columns = map(int, sides.max(axis=0))
+    y, x = np.arange(rows) - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2
+    # one row of each group, now this one, now that: no pattern of a readout is all of the sample
+    step = max(1, min(4, rows * columns // planes.SAMPLE))
+    group = np.arange(rows // step)
+    sample = group * step + group * (group + 1) // 2 % step
+    if rows >= planes.TALL:
+        y_block, x_block = (
+            np.arange(planes.BLOCK_ROWS / 2, rows - planes.BLOCK_ROWS / 2 + 1, planes.BLOCK_STEP) - rows / 2,
+            x,
+        )
+    else:
+        (y_block, x_block) = (
+            (np.arange(4) * (side - -(-side // 4)) + 1) // 3 + -(-side // 4) / 2 - side / 2 for side in (rows, columns)
+        )
+    places = np.zeros((6, max(rows * columns, planes.SAMPLED)), np.float32)
+    for at, (down, across) in zip((0, 2, 4), ((y, x), (y[sample], x), (y_block, x_block))):
+        n = len(down) * len(across)
+        places[at, :n], places[at + 1, :n] = np.repeat(down, len(across)), np.tile(across, len(down))
+    least = np.maximum(planes.MIN_PIXELS, np.ceil(planes.MIN_SHARE * sides.prod(axis=1))).astype(np.int64)
+    return Layout(where, np.array([rows, columns]), least, sample, places)
+
+
+class Stack:
+    """The tiles of a picture in a row, and the planes of the last fit. Mutable; one owner. Its arrays are as kernels have them.
+
+    z: (n, H * W) float32, nan where a pixel takes no part. usable: (n,) int64, pixels that do. wanted: (n,) int64, whether a
+    tile is to be fitted: 0 no, 1 cold, 2 warm. planes: (n, 3), sigmas, nearest: (n,) float64.
+    """
+
+    def __init__(self, where: NDArray, fit: Fit):
+        self.layout, self.structure, self.lambda_fit = layout(where), fit.structure, fit.lambda_fit
+        n, size = len(where), int(self.layout.shape.prod())
+        self.z = np.full((n, size), np.nan, np.float32)
+        self.usable, self.wanted = np.zeros((2, n), np.int64)
+        self.planes, self.sigmas, self.nearest = np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n)
+        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(13)
+
+    def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray) -> float:
+        """Fit the planes of the tiles that are wanted. Returns the least sigma_raw, inf where none was fitted."""
+        it = self.layout
+        return planes.fit_tiles(
+            z, it.shape, self.usable, it.least, self.wanted, it.sample, it.places, self.structure, self.lambda_fit,
+            planes_, sigmas, nearest, self.scratch, self.sums,
+        )  # fmt: skip
+
+
 def judge(values: NDArray, where: NDArray, fit: Fit = Fit(), floor: float = 0.0) -> Judgement:
-    """Fit a plane to each tile of a map and say how far each pixel is from it.
+    """Fit a plane to each tile of a map and say how far each pixel is from it. Starts cold: a function of its data alone.
 
     values: (ss, fs) float64, nan where a pixel takes no part. where: tiles, (n, 4) int64. floor: least sigma believed.
     """
     values = np.ascontiguousarray(values, np.float64)
-    model, scale = np.full((2, *values.shape), np.nan)  # what lies between the tiles stays so
-    planes.fit_tiles(
-        values, where, fit.structure, fit.lambda_fit, consistency(fit.lambda_fit), float(floor), model, scale
+    stack = Stack(where, fit)
+    it, width, base = stack.layout, values.shape[1], np.empty(len(where))
+    columns = int(it.shape[1])
+    planes.load_map(
+        values.reshape(-1), width, it.tiles, columns, stack.scratch[0], base, stack.z, stack.usable, stack.wanted
     )
-    return Judgement(values, model, scale, (values - model) / scale)
+    stack.fit(stack.z, stack.planes, stack.sigmas, stack.nearest)
+    model, scale, snr = np.full((3, *values.shape), np.nan)  # what lies between the tiles stays so
+    planes.write_map(
+        values.reshape(-1), width, it.tiles, stack.planes, base, stack.sigmas, consistency(fit.lambda_fit), float(floor),
+        columns, it.places[0], it.places[1], *(a.reshape(-1) for a in (model, scale, snr)),
+    )  # fmt: skip
+    return Judgement(values, model, scale, snr)

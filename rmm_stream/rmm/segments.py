@@ -133,17 +133,17 @@ class Segments:
         keys = self._indicators(module)
         return self._derive(("cuts", module, cell), keys, cell, lambda: self._cuts(keys, cell))
 
-    def bands(self, module: int, cell: int) -> NDArray | None:
-        """(stages, 2, ss, fs) uint16: the first and last indicator of each stage of one cell; None: unknown."""
+    def route(self, module: int, cell: int, held: int | None = None) -> gain.Route | None:
+        """How the stages of one cell's pixels are told by their indicator; None: unknown. held: of a gain code."""
         if self.spec.gain == "code":
-            return gain.code_bands(self.spec)
+            return gain.code_route(self.spec, held)
         keys = self._indicators(module)
 
         def derive():
             cuts = self._cuts(keys, cell)
-            return None if cuts is None else gain.bands_of(*cuts)
+            return None if cuts is None else gain.by_bands(None, gain.bands_of(*cuts))
 
-        return self._derive(("bands", module, cell), keys, cell, derive)
+        return self._derive(("route", module, cell), keys, cell, derive)
 
     def _indicators(self, module: int) -> list[DarkKey]:
         return [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]

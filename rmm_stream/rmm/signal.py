@@ -17,11 +17,10 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
     of the map because they were in another stage.
     """
-    high = np.pad(np.where(elsewhere, np.inf, np.nan_to_num(snr, nan=-np.inf)), 1, constant_values=-np.inf)
     rows, columns = snr.shape
-    neighbour = np.full(snr.shape, -np.inf)
-    for i in (0, 1, 2):
-        for j in (0, 1, 2):
-            if (i, j) != (1, 1):
-                np.maximum(neighbour, high[i : i + rows, j : j + columns], out=neighbour)
+    high = np.full((rows + 2, columns + 2), -np.inf)
+    high[1:-1, 1:-1] = np.where(elsewhere, np.inf, np.fmax(snr, -np.inf))  # the other, where one is nan
+    beside = np.maximum(high[:, :-2], high[:, 2:])  # left and right
+    three = np.maximum(beside, high[:, 1:-1])
+    neighbour = np.maximum(np.maximum(three[:-2], three[2:]), beside[1:-1])
     return neighbour >= np.maximum(LEAST, ALIKE * snr)  # false for nan

@@ -32,6 +32,7 @@ class SnrStats:
     judged, above, below: (buckets, cells, ss, fs) uint16 frames, SNR > cut, SNR < -cut, per time bucket.
     tried: (2, cells, tiles) int64, per half-window: frames in which most pixels of a tile were in this stage.
     frames: (cells,) int64, frames judged of each cell, ever. 60 B per pixel and cell with 8 buckets.
+    planes: (cells, tiles, 3), sigmas, nearest: (cells, tiles) float64: the last fit of each tile, from which the next starts.
     """
 
     def __init__(
@@ -53,6 +54,9 @@ class SnrStats:
         self.below = np.zeros((buckets, *self.shape), np.uint16)
         self.tried = np.zeros((2, cells, tiles), np.int64)
         self.frames = np.zeros(cells, np.int64)
+        self.planes = np.zeros((cells, tiles, 3))
+        self.sigmas = np.full((cells, tiles), np.nan)
+        self.nearest = np.zeros((cells, tiles))
         self.latest = np.full(cells, -np.inf)  # data time of the last frame, s
         self.half = np.zeros(cells, np.int64)  # which half-window is open
         self.half_frames = np.zeros((2, cells), np.int64)
@@ -62,7 +66,7 @@ class SnrStats:
         self.bucket_start = np.full((buckets, cells), np.nan)
 
     def open(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
-        """The rows into which the next frame of a cell goes, (ss, fs) each: total, count, judged, above, below.
+        """The rows into which the next frame of a cell goes, (ss * fs,) each: total, count, judged, above, below.
 
         Closes the half-window and the bucket that this frame finds full or too old, and clears those it opens."""
         if self.forgets:
@@ -92,7 +96,8 @@ class SnrStats:
             self.bucket_start[b, cell] = timestamp
         self.bucket_frames[b, cell] += 1
         self.frames[cell] += 1
-        return self.total[h, cell], self.count[h, cell], self.judged[b, cell], self.above[b, cell], self.below[b, cell]
+        halves, buckets_ = (self.total, self.count), (self.judged, self.above, self.below)
+        return *(a[h, cell].reshape(-1) for a in halves), *(a[b, cell].reshape(-1) for a in buckets_)
 
     def note(self, cell: int, tried: NDArray) -> None:
         """Count the tiles in which most pixels of the frame just opened are in this stage. tried: (tiles,) bool."""
@@ -180,5 +185,5 @@ class SnrStats:
 
 _ARRAYS = (
     "total", "count", "judged", "above", "below", "tried", "frames", "latest",
-    "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start",
+    "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start", "planes", "sigmas", "nearest",
 )  # fmt: skip

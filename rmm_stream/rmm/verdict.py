@@ -16,8 +16,6 @@ from .outliers import judge, tiles
 from .signal import spot_shaped
 from .stats import Moments
 
-NO_DATA = np.uint8(BadPixel.NO_DATA)
-
 
 class Evidence(NamedTuple):
     """What is known of one map; None or a number of frames below `fit.min_frames` where it is not enough to speak.
@@ -50,36 +48,43 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence) -> Verdict
     least = settings.fit.min_frames
     flags, doubtful = (np.zeros(spec.module_shape, np.uint8) for _ in range(2))
     suspected, spots, no_data = (np.zeros(spec.module_shape, bool) for _ in range(3))
+    included = ~seen.excluded
     judged, maps = BadPixel(0), []
     for feature in FEATURES:
         if not feature.applies(spec):
             continue
         for source in _sources(feature.needs, seen, least):
             judged |= feature.flag
-            usable = (feature.count(source) >= least / 2) & ~seen.excluded
+            usable = (feature.count(source) >= least / 2) & included
             if isinstance(feature, RuleFeature):
                 for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
-                    out[feature.bad(source, seen.stage, cut) & usable] |= np.uint8(feature.flag)
+                    _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
             found = _fitted(feature, spec, settings, source, usable)
             maps.append(found)
             no_data |= usable & np.isnan(found.model)
             if feature.needs is Needs.LIT_MEAN:
                 no_data |= source.blind
-            signal = np.zeros(spec.module_shape, bool)
+            far = found.snr if feature.above_only else np.abs(found.snr)
+            if feature.only is not None:
+                far = np.where(feature.only(found.values, settings), far, 0)
             if feature.spots and source.sample:  # the shape in one feature holds for those that follow it
                 spots |= _spots(found, seen, least)
-                signal = spots
-            far = found.snr if feature.above_only else np.abs(found.snr)
-            only = True if feature.only is None else feature.only(found.values, settings)
-            suspected |= (far > settings.fit.cut) & only & signal  # false for nan
-            for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
-                out[(far > cut) & only & ~signal] |= np.uint8(feature.flag)
+                suspected |= (far > settings.fit.cut) & spots  # false for nan
+                far = np.where(spots, 0, far)
+            _mark(flags, feature.flag, far > settings.fit.cut)
+            _mark(doubtful, feature.flag, far > settings.fit.clear_cut)
     if seen.dark is not None and seen.dark[1] >= least:
         no_data |= seen.dark[0].count < least / 2
+    no_data &= included
     for out in (flags, doubtful):
-        out[no_data & ~seen.excluded] |= NO_DATA
+        _mark(out, BadPixel.NO_DATA, no_data)
     return Verdict(flags, doubtful, suspected & (flags == 0), judged, maps)
+
+
+def _mark(out: NDArray, flag: BadPixel, where: NDArray) -> None:
+    """Set the bit of a flag where it holds."""
+    out |= where.view(np.uint8) * np.uint8(flag)
 
 
 def _sources(needs: Needs, seen: Evidence, least: int) -> list:

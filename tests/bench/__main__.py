@@ -13,6 +13,8 @@ BARS = {
     "fit-1d": "tests.bench.fit_1d",
     "gate": "tests.bench.gate",
     "accumulate": "tests.bench.accumulate",
+    "f6": "tests.bench.f6",
+    "refresh": "tests.bench.refresh",
     "startup": "tests.bench.startup",
     "module": "tests.bench.module",
 }

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.system
 TRAINS = 40
 EXPOSURES = (Exposure(Illumination.DARK, 0), Exposure(Illumination.DARK, 1), Exposure(Illumination.FLAT))
 
+#: F6 starts cold: its counts are then the same in whatever order, and in how many processes, frames are judged.
 TOML = (
     TINY_SECTION
     + """
@@ -44,6 +45,7 @@ tile = [32, 32]
 min_frames = 30
 [features.lit]
 every_train = 1
+warm = false
 [publish]
 updates = "tcp://127.0.0.1:*"
 requests = "tcp://127.0.0.1:*"

@@ -24,7 +24,7 @@ def floor(spec: DetectorSpec) -> float:
 
 def is_dead(dark: Moments, stage: int, cut: float) -> NDArray:
     """(ss, fs) bool: the value never moved."""
-    return dark.std() == 0
+    return (dark.m2 == 0) & (dark.count > 1)
 
 
 NOISE = FittedFeature("noise", BadPixel.NOISE, Needs.DARK_VALUE, values, lambda dark: dark.count, floor)

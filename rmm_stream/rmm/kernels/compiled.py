@@ -28,8 +28,7 @@ def cache_directory() -> Path:
 numba.config.CACHE_DIR = str(cache_directory())
 
 exact = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
-inlined = partial(
-    exact, inline="always"
-)  # becomes part of its callers: compiled once with each, not once more for itself
+#: Becomes part of its callers: compiled with each of them, and not once more for itself.
+inlined = partial(exact, inline="always")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})
 no_nan = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc", "nnan"})  # only where none can be

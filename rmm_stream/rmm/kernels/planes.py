@@ -1,14 +1,18 @@
-"""FLkOS and MSSE for a plane (Appendix A): the robust background of a tile, without sorting.
+"""FLkOS and MSSE for a plane (Appendix A): the robust backgrounds of tiles, without sorting.
 
 A plane is (c0, cy, cx): its value at the tile's centre and its slopes along ss and fs. Ranks are found by counting residuals
-within a bound. A pixel that takes no part is nan. Knows nothing of features, cuts or flags.
+within a bound. A pixel that takes no part is nan. Tiles lie one after another in a *stack*, so that a fit runs in the nearest
+cache. Knows nothing of features, cuts or flags.
+
+The passes over pixels are inlined into the one kernel that is called, `fit_tiles`: each compiled by itself, and linked into
+every caller, they would take 20 s to compile instead of two.
 """
 
 import math
 
 import numpy as np
 
-from .compiled import exact, fast, no_nan
+from .compiled import exact, fast
 from .robust import final_sigma
 
 STEPS = 12  # concentration steps at most, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
@@ -16,10 +20,13 @@ MIN_PIXELS = 100  # so that a 15 x 15 tile in an ASIC corner, 14 x 14 without it
 MIN_SHARE = 0.5  # of a tile's pixels
 PARAMETERS = 3
 NEAREST = 0.6  # share of the block medians that the first plane goes through
-LARGE = 1024  # pixels from which a tile has so many that ranks may be rough
-COARSE, FINE = 0.02, 1e-4  # relative precision of a rank's bound
-SETTLED = 0.1  # of that bound: the final least squares mend what a large tile's plane still moves
-SAMPLED = 49  # values whose median tells about where to begin
+SAMPLE = 1024  # pixels that are enough to concentrate on; of a larger tile, every second to fourth row
+COARSE, FINE = 0.05, 1e-4  # relative precision of a rank's bound: on a sample, on all pixels
+SETTLED = 0.25  # of that bound: the final least squares mend what a large tile's plane still moves
+SAMPLED = 25  # values whose median tells about where to begin
+FINAL = 4  # least squares over all inliers at most
+AT_REST, ALIKE = 0.07, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
+MOVED = 0.2  # relative change of the k-th residual at which a fit starts cold
 
 
 # ---- points about a plane ---------------------------------------------------------------------------------------------
@@ -27,9 +34,9 @@ SAMPLED = 49  # values whose median tells about where to begin
 
 @fast
 def residuals(z, y, x, plane, r):
-    """r = z - plane at the points (y, x). All (n,) float32; r is written."""
+    """r = z - plane at the points (y, x). All (n,) float32; r is written. plane: (3,) float64."""
     c0, cy, cx = np.float32(plane[0]), np.float32(plane[1]), np.float32(plane[2])
-    for i in range(z.size):
+    for i in range(r.size):
         r[i] = z[i] - (c0 + cy * y[i] + cx * x[i])
 
 
@@ -43,8 +50,8 @@ def count_within(r, limit):
 
 
 @fast
-def squares_within(r, limit):
-    """(count, sum of squares) of the residuals within +-limit."""
+def squares_within(r, limit, sums):
+    """sums: (2,) float64, written: count, and sum of squares, of the residuals within +-limit."""
     n = np.int32(0)
     total = np.float32(0)
     for i in range(r.size):
@@ -52,47 +59,19 @@ def squares_within(r, limit):
         v = r[i] if inside else np.float32(0)
         n = np.int32(n + (np.int32(1) if inside else np.int32(0)))
         total += v * v
-    return n, np.float64(total)
-
-
-@exact
-def kth_smallest(r, k, guess, precision):
-    """The k-th smallest abs(r), from above, to a relative precision; 0 where k residuals are 0. guess: where to begin."""
-    low, n_low, zero_known = np.float32(0), 0, False
-    high = np.float32(guess) if guess > 0 else np.float32(1e-3)
-    n_high = count_within(r, high)
-    while n_high < k:
-        low, n_low = high, n_high
-        high = np.float32(2) * high
-        if not high < np.inf:
-            return high
-        n_high = count_within(r, high)
-    first = high
-    while high - low > np.float32(precision) * high:
-        share = (k - n_low) / (n_high - n_low)  # the counts grow almost evenly near the middle of a distribution
-        middle = low + np.float32(min(max(share, 0.1), 0.9)) * (high - low)
-        n = count_within(r, middle)
-        if n >= k:
-            high, n_high = middle, n
-        else:
-            low, n_low = middle, n
-        if low == 0 and not zero_known and high < np.float32(0.1) * first:
-            n_low, zero_known = count_within(r, low), True
-            if n_low >= k:
-                return low
-        if high < np.float32(1e-30):
-            break
-    return high
+    sums[0], sums[1] = n, total
 
 
 @fast
-def moments_within(r, y, x, limit):
-    """Of the points within +-limit: n, sums of y, x, y^2, yx, x^2, and of r, r*y, r*x."""
-    n = sy = sx = syy = syx = sxx = sr = sry = srx = np.float32(0)
-    for i in range(r.size):
-        inside = abs(r[i]) <= limit
+def moments_within(z, y, x, plane, limit, sums):
+    """Of the points within +-limit of a plane. sums: (10,) float64, written: n, y, x, y^2, yx, x^2, and r, r*y, r*x, r^2."""
+    c0, cy, cx = np.float32(plane[0]), np.float32(plane[1]), np.float32(plane[2])
+    n = sy = sx = syy = syx = sxx = sr = sry = srx = srr = np.float32(0)
+    for i in range(z.size):
+        r = z[i] - (c0 + cy * y[i] + cx * x[i])
+        inside = abs(r) <= limit
         g = np.float32(1) if inside else np.float32(0)
-        v = r[i] if inside else np.float32(0)
+        v = r if inside else np.float32(0)
         gy, gx = g * y[i], g * x[i]
         n += g
         sy += gy
@@ -103,48 +82,83 @@ def moments_within(r, y, x, limit):
         sr += v
         sry += v * y[i]
         srx += v * x[i]
-    total = np.float64  # products of sums need more digits than sums
-    return total(n), total(sy), total(sx), total(syy), total(syx), total(sxx), total(sr), total(sry), total(srx)
+        srr += v * v
+    sums[0], sums[1], sums[2], sums[3], sums[4], sums[5] = n, sy, sx, syy, syx, sxx
+    sums[6], sums[7], sums[8], sums[9] = sr, sry, srx, srr
 
 
-@exact
-def solve_plane(n, sy, sx, syy, syx, sxx, sr, sry, srx):
-    """Least squares of residuals on (1, y, x) from their moments: the change of (c0, cy, cx).
+@fast
+def kth_smallest(r, k, guess, precision):
+    """The k-th smallest abs(r), from above, to a relative precision; 0 where k residuals are 0. guess: where to begin."""
+    low, high, first = np.float32(0), np.float32(0), np.float32(0)
+    n_low, n_high, zero_known = 0, 0, False
+    at = np.float32(guess) if guess > 0 else np.float32(1e-3)
+    while True:
+        n = count_within(r, at)
+        if n >= k:
+            high, n_high = at, n
+        else:
+            low, n_low = at, n
+        if n_high == 0:  # not yet enough of them
+            at = np.float32(2) * at
+            if not at < np.inf:
+                return at
+            continue
+        if first == 0:
+            first = high
+        if high - low <= np.float32(precision) * high or high < np.float32(1e-30):
+            return high
+        if low == 0 and not zero_known and high < np.float32(0.1) * first:
+            at, zero_known = np.float32(0), True
+        else:  # the counts grow almost evenly near the middle of a distribution
+            share = (k - n_low) / (n_high - n_low)
+            at = low + np.float32(min(max(share, 0.1), 0.9)) * (high - low)
 
-    Where the points do not span a plane the slopes are kept and only c0 is fitted again."""
-    vyy, vyx, vxx = syy - sy * sy / n, syx - sy * sx / n, sxx - sx * sx / n
-    vry, vrx = sry - sr * sy / n, srx - sr * sx / n
+
+@fast
+def refit(y, x, sums, plane):
+    """Least squares on the points of moments_within(); its change is added to plane, (3,) float64.
+
+    Where they do not span a plane the slopes are kept and only c0 is fitted. sums[9] becomes that of the squares about the
+    new plane. Returns the change at the first of all points, (y[0], x[0]), which is a corner of the tile."""
+    n, my, mx = sums[0], sums[1] / sums[0], sums[2] / sums[0]
+    vyy, vyx, vxx = sums[3] - n * my * my, sums[4] - n * my * mx, sums[5] - n * mx * mx
+    vry, vrx = sums[7] - sums[6] * my, sums[8] - sums[6] * mx
     determinant = vyy * vxx - vyx * vyx
-    if not determinant > 1e-9 * vyy * vxx:
-        return sr / n, 0.0, 0.0
-    cy = (vry * vxx - vrx * vyx) / determinant
-    cx = (vrx * vyy - vry * vyx) / determinant
-    return (sr - cy * sy - cx * sx) / n, cy, cx
-
-
-@exact
-def refit(r, y, x, limit, plane):
-    """One least squares on the residuals within +-limit; its change is added to plane.
-
-    Returns (points, how much the sum of their squares fell, the change at a tile's corner of abs(y), abs(x))."""
-    n, sy, sx, syy, syx, sxx, sr, sry, srx = moments_within(r, y, x, limit)
-    if n < PARAMETERS:
-        return 0, 0.0, 0.0
-    c0, cy, cx = solve_plane(n, sy, sx, syy, syx, sxx, sr, sry, srx)
+    cy = cx = 0.0
+    if determinant > 1e-9 * vyy * vxx:
+        cy = (vry * vxx - vrx * vyx) / determinant
+        cx = (vrx * vyy - vry * vyx) / determinant
+    c0 = sums[6] / n - cy * my - cx * mx
     plane[0] += c0
     plane[1] += cy
     plane[2] += cx
-    return int(n), c0 * sr + cy * sry + cx * srx, abs(c0) + abs(cy * y[0]) + abs(cx * x[0])
+    sums[9] -= c0 * sums[6] + cy * sums[7] + cx * sums[8]
+    return abs(c0) + abs(cy * y[0]) + abs(cx * x[0])
 
 
 # ---- where to start ---------------------------------------------------------------------------------------------------
 
 
-@no_nan
-def medians_of_nine(v, medians):
-    """Median of nine rows at each column, by the network of 19 exchanges (Paeth 1990). v: (9, W). medians: (W,), written."""
-    for j in range(medians.size):
-        a, b, c, d, e, f, g, h, i = v[0, j], v[1, j], v[2, j], v[3, j], v[4, j], v[5, j], v[6, j], v[7, j], v[8, j]
+@fast
+def medians_of_nine(z, medians):
+    """Median of nine rows at each column, by the network of 19 exchanges (Paeth 1990); nan where fewer than half are usable.
+
+    A missing value counts as very low or very high in turn, so that it moves the median by half a rank, either way.
+    z: (9 W,) float32, row by row. medians: (W,), written. Returns how many there are."""
+    w, one, zero, inf = np.uintp(medians.size), np.int32(1), np.int32(0), np.float32(np.inf)
+    m = zero
+    for j in range(w):
+        a, b, c = z[j], z[j + w], z[j + np.uintp(2) * w]
+        d, e, f = z[j + np.uintp(3) * w], z[j + np.uintp(4) * w], z[j + np.uintp(5) * w]
+        g, h, i = z[j + np.uintp(6) * w], z[j + np.uintp(7) * w], z[j + np.uintp(8) * w]
+        missing = np.int32(
+            (a != a) + (b != b) + (c != c) + (d != d) + (e != e) + (f != f) + (g != g) + (h != h) + (i != i)
+        )
+        even = inf if np.int32(j) & one else -inf
+        a, b, c = even if a != a else a, -even if b != b else b, even if c != c else c
+        d, e, f = -even if d != d else d, even if e != e else e, -even if f != f else f
+        g, h, i = even if g != g else g, -even if h != h else h, even if i != i else i
         b, c = min(b, c), max(b, c)
         e, f = min(e, f), max(e, f)
         h, i = min(h, i), max(h, i)
@@ -163,21 +177,15 @@ def medians_of_nine(v, medians):
         e = min(e, h)
         e, c = min(e, c), max(e, c)
         e = max(g, e)
-        medians[j] = min(e, c)
+        e = min(e, c)
+        there = missing < 5 and abs(e) < inf
+        medians[j] = e if there else np.float32(np.nan)
+        m = np.int32(m + (one if there else zero))
+    return m
 
 
-BLOCK_ROWS = 9
+BLOCK_ROWS, BLOCK_STEP = 9, 18  # of so many rows, so many are looked at
 TALL = 36  # rows from which a tile starts from medians of 9 rows x 1 column
-
-
-@exact
-def coordinates(rows, columns, y, x):
-    """Centred coordinates of the pixels of a tile, row by row: y, x (rows * columns,) float32, written."""
-    bottom, right = np.float32(0.5 * (rows - 1)), np.float32(0.5 * (columns - 1))
-    for i in range(rows):
-        for j in range(columns):
-            y[i * columns + j] = np.float32(i) - bottom
-            x[i * columns + j] = np.float32(j) - right
 
 
 @exact
@@ -193,65 +201,41 @@ def median_of(values, n):
     return np.float32(0.5) * (values[(n - 1) // 2] + values[n // 2])
 
 
-@exact
-def column_medians(z, medians, y, x):
-    """Medians of 9 rows x 1 column of a tall tile, nan where fewer than half of the nine are usable. Returns how many.
+@fast
+def block_medians(z, rows, columns, values, medians):
+    """Medians of blocks, nan where fewer than half of a block is usable. Returns how many there are.
 
-    A missing value counts as very low or very high in turn, so that it moves the median by half a rank, either way."""
-    rows, columns = z.shape
-    v = np.empty((BLOCK_ROWS, columns), np.float32)
-    m = 0
-    for p in range(rows // BLOCK_ROWS):
-        usable = np.zeros(columns, np.int32)
-        for i in range(BLOCK_ROWS):
-            row, out = z[p * BLOCK_ROWS + i], v[i]
-            for j in range(columns):
-                here = row[j] == row[j]
-                usable[j] += np.int32(here)
-                out[j] = row[j] if here else np.float32(np.inf if (i + j) & 1 else -np.inf)
-        some = medians[p * columns : (p + 1) * columns]
-        medians_of_nine(v, some)
-        for j in range(columns):
-            enough = 2 * usable[j] >= BLOCK_ROWS and abs(some[j]) < np.inf
-            some[j] = some[j] if enough else np.float32(np.nan)
-            m += enough
-            y[p * columns + j] = np.float32((p + 0.5) * BLOCK_ROWS - 0.5 * rows)
-            x[p * columns + j] = np.float32(j - 0.5 * (columns - 1))
-    return m
-
-
-@exact
-def block_medians(z, medians, y, x):
-    """Medians of a 4 x 4 grid of blocks of a low tile, nan where fewer than half are usable. Returns how many are there.
-
-    The blocks reach from edge to edge, alike from either side: a mirrored tile starts from the mirrored plane."""
-    rows, columns = z.shape
+    Of a tall tile 9 rows x 1 column; of a low one a 4 x 4 grid from edge to edge, alike from either side: a mirrored tile
+    starts from the mirrored plane. z: (rows * columns,) float32. values: as many, scratch. medians: written."""
+    m = np.int64(0)
+    if rows >= TALL:
+        for first in range(0, medians.size, columns):
+            at = BLOCK_STEP * first
+            m += medians_of_nine(z[at : at + BLOCK_ROWS * columns], medians[first : first + columns])
+        return m
     tall, wide = (rows + 3) // 4, (columns + 3) // 4
-    values = np.empty(tall * wide, np.float32)
-    m = 0
     for b in range(16):
         top, left = ((b >> 2) * (rows - tall) + 1) // 3, ((b & 3) * (columns - wide) + 1) // 3
-        n = 0
+        n = np.int64(0)
         for i in range(top, top + tall):
             for j in range(left, left + wide):
-                if not np.isnan(z[i, j]):
-                    values[n] = z[i, j]
+                v = z[i * columns + j]
+                if v == v:
+                    values[n] = v
                     n += 1
-        enough = 2 * n >= tall * wide
-        medians[b] = median_of(values, n) if enough else np.float32(np.nan)
-        m += enough
-        y[b] = np.float32(top + 0.5 * tall - 0.5 * rows)
-        x[b] = np.float32(left + 0.5 * wide - 0.5 * columns)
+        medians[b] = np.float32(np.nan)
+        if 2 * n >= tall * wide:
+            medians[b] = median_of(values, n)
+            m += 1
     return m
 
 
-@exact
-def level(medians, m):
-    """(median, half of the interquartile range) of SAMPLED of m medians, evenly taken; those that are nan left out."""
-    sample = np.empty(SAMPLED, np.float32)
+@fast
+def level(values, m, sample):
+    """(median, half of the interquartile range) of SAMPLED of m usable values, evenly taken. sample: (SAMPLED,), scratch."""
     step = m // SAMPLED + 1
-    n = seen = 0
-    for v in medians:
+    n = seen = np.int64(0)
+    for v in values:
         if v == v:
             if seen % step == 0:
                 sample[n] = v
@@ -261,128 +245,167 @@ def level(medians, m):
     return middle, np.float32(0.5) * (sample[3 * n // 4] - sample[n // 4])
 
 
-@exact
-def start_plane(z, plane):
-    """First plane: least squares on the 0.6 of the block medians that lie nearest, up to 8 times. Returns their bound.
-
-    Where the usable pixels are so scattered that hardly a block is half full, it is level, at their median."""
-    rows, columns = z.shape
-    blocks = rows // BLOCK_ROWS * columns if rows >= TALL else 16
-    medians, r = np.empty(blocks, np.float32), np.empty(blocks, np.float32)
-    y, x = np.empty(blocks, np.float32), np.empty(blocks, np.float32)
-    m = column_medians(z, medians, y, x) if rows >= TALL else block_medians(z, medians, y, x)
-    plane[0], plane[1], plane[2] = 0.0, 0.0, 0.0
-    if m < 8:
-        plane[0] = np.nanmedian(z)
-        return np.float32(0)
-    plane[0], limit = level(medians, m)
-    for _ in range(8):
-        residuals(medians, y, x, plane, r)
-        limit = kth_smallest(r, int(NEAREST * m), limit, COARSE if m > 64 else FINE)
-        _, _, moved = refit(r, y, x, limit, plane)
-        if moved <= SETTLED * limit:
-            break
-    return limit
-
-
 # ---- the fit ----------------------------------------------------------------------------------------------------------
 
 
-@exact
-def fit_plane(z, y, x, structure, lambda_fit, plane, r):
-    """Robust plane and sigma_raw of one tile (Appendix A; the final least squares is over the inliers, as the paper says).
+@fast
+def fit_tiles(
+    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, planes, sigmas, nearest, scratch, sums
+):
+    """Robust planes and sigma_raw of the tiles of a stack (Appendix A; the final least squares is over the inliers).
 
-    z: (H, W) float32, nan where a pixel takes no part. y, x: its coordinates. plane: (3,) float64, written. r: (H*W,)
-    float32, scratch. Returns sigma_raw, or nan where the tile cannot be fitted.
+    z: (n, H * W) float32, nan where a pixel takes no part. shape: (2,) int64, H and W. usable: (n,) int64, pixels that do;
+    least: (n,) int64, so many are needed. wanted: (n,) int64, 0: leave it out, 1: start cold, 2: start from `planes`.
+    sample: rows to concentrate on. places: (6, H * W) float32, y and x of the pixels, of the sample, of the blocks, as
+    layout() in outliers.py has them. planes: (n, 3) float64. sigmas: (n,) float64, nan where a tile cannot be fitted.
+    nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are written.
+    scratch: (4, H * W) float32, sums: (13,) float64. Returns the least sigma_raw, inf where no tile was fitted.
     """
-    flat = z.reshape(-1)
-    usable = count_within(flat, np.float32(np.inf))
-    if usable < max(MIN_PIXELS, MIN_SHARE * z.size):
-        return np.nan
-    limit = np.float32(2) * start_plane(z, plane)  # pixels spread more than medians do
-    k = int(structure * usable)
-    # concentrate: least squares on the k pixels with the smallest residuals, until it no longer moves
-    precision, settled = (COARSE, SETTLED) if z.size >= LARGE else (FINE, FINE)
-    for _ in range(STEPS):
-        residuals(flat, y, x, plane, r)
-        limit = kth_smallest(r, k, limit, precision)
-        _, _, moved = refit(r, y, x, limit, plane)
-        if moved <= settled * limit:
-            break
-    # scale: MSSE as a fixed point from below; sigma does not decrease as inliers join, so it cannot overshoot
-    residuals(flat, y, x, plane, r)
-    limit = kth_smallest(r, k, limit, precision)
-    inliers, total = -1, 0.0
-    while True:
-        n, total = squares_within(r, limit)
-        if n == inliers or n <= PARAMETERS:
-            break
-        inliers = n
-        limit = max(limit, np.float32(lambda_fit * math.sqrt(total / (n - PARAMETERS))))
-    if not limit > 0:
-        return 0.0
-    # the model is the least squares of all inliers
-    n, fallen, _ = refit(r, y, x, limit, plane)
-    if z.size >= LARGE:  # once more: it then depends no longer on where the rough concentration stopped
-        residuals(flat, y, x, plane, r)
-        _, total = squares_within(r, limit)
-        n, fallen, _ = refit(r, y, x, limit, plane)
-    return math.sqrt(max(total - fallen, 0.0) / (n - PARAMETERS)) if n > PARAMETERS else np.nan
+    rows, columns = shape[0], shape[1]
+    size, part = rows * columns, sample.size * columns
+    blocks = ((rows - BLOCK_ROWS) // BLOCK_STEP + 1) * columns if rows >= TALL else np.int64(16)
+    y, x, r, medians, few = places[0, :size], places[1, :size], scratch[0, :size], scratch[1, :blocks], scratch[3]
+    y_some, x_some, y_block, x_block = places[2, :part], places[3, :part], places[4, :blocks], places[5, :blocks]
+    some, rest, r_block = scratch[2, :part], scratch[0, :part], scratch[0, :blocks]
+    sums, kept = sums[:10], sums[10:]
+    lowest = np.inf
+    for t in range(z.shape[0]):
+        tile, plane, before = z[t], planes[t], sigmas[t]
+        if wanted[t] == 0:
+            continue
+        sigmas[t] = np.nan
+        if usable[t] < least[t]:
+            continue
+        n, sampled = usable[t], False
+        if part < size:
+            for g in range(sample.size):
+                a, b = np.uintp(sample[g] * columns), np.uintp(g * columns)
+                for j in range(np.uintp(columns)):
+                    some[b + j] = tile[a + j]
+            there = np.int64(count_within(some, np.float32(np.inf)))
+            sampled = 2 * size * there >= part * n  # else what is missing follows the pattern of the sample
+            n = there if sampled else n
+        warm, kept_sigma, kept_nearest = wanted[t] == 2 and before > 0, 0.0, np.inf
+        limit, m = np.float32(nearest[t]), np.int64(0)
+        while True:
+            on_blocks = not warm
+            if on_blocks:
+                m = block_medians(tile, rows, columns, r, medians)
+                plane[1] = plane[2] = 0.0
+                plane[0], limit = level(medians if m >= 8 else tile, m if m >= 8 else usable[t], few)
+                on_blocks = m >= 8
+            while True:  # concentrate: least squares on the k points nearest the plane, until it hardly moves
+                if on_blocks:
+                    v, vy, vx, vr, k = medians, y_block, x_block, r_block, int(NEAREST * m)
+                else:
+                    v, vy, vx, vr, k = tile, y, x, r, int(structure * n)
+                    if sampled:
+                        v, vy, vx, vr = some, y_some, x_some, rest
+                rough = m > 64 if on_blocks else size >= SAMPLE
+                precision, settled = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE
+                moved = np.inf
+                for turn in range(STEPS + 1):
+                    residuals(v, vy, vx, plane, vr)
+                    limit = kth_smallest(vr, k, limit, precision)
+                    if turn == 0 and warm and not abs(limit - nearest[t]) <= MOVED * nearest[t]:
+                        break
+                    if turn == STEPS or moved <= settled * limit:
+                        break
+                    moments_within(v, vy, vx, plane, limit, sums)
+                    moved = refit(y, x, sums, plane)
+                if not on_blocks:
+                    break
+                on_blocks, limit = False, np.float32(2) * limit  # pixels spread more than medians do
+            if warm and moved == np.inf:  # the light has changed: from the start
+                warm = False
+                continue
+            nearest[t] = limit
+            # scale: MSSE as a fixed point from below; sigma does not decrease as inliers join, so it cannot overshoot
+            inliers = 0.0
+            while True:
+                squares_within(vr, limit, sums)
+                if sums[0] <= max(inliers, PARAMETERS):
+                    break
+                inliers = sums[0]
+                limit = max(limit, np.float32(lambda_fit * math.sqrt(sums[1] / (inliers - PARAMETERS))))
+            sigmas[t] = 0.0
+            if limit > 0:  # the model is the least squares of all inliers, first of the sample, then of all pixels
+                for turn in range(FINAL + 1):
+                    if turn > 0 or not sampled:
+                        v, vy, vx = tile, y, x
+                    moments_within(v, vy, vx, plane, limit, sums)
+                    if sums[0] <= PARAMETERS:
+                        sigmas[t] = np.nan
+                        break
+                    moved = refit(y, x, sums, plane)
+                    sigmas[t] = math.sqrt(max(sums[9], 0.0) / (sums[0] - PARAMETERS))
+                    if turn == 0 and sampled:
+                        continue
+                    bound = np.float32(lambda_fit * sigmas[t])
+                    if size < SAMPLE or (moved <= AT_REST * sigmas[t] and abs(bound - limit) <= ALIKE * limit):
+                        break
+                    limit = bound
+            if not warm or abs(sigmas[t] - before) <= MOVED * before:
+                break
+            warm, kept_sigma, kept_nearest = False, sigmas[t], nearest[t]
+            for i in range(PARAMETERS):
+                kept[i] = plane[i]
+        if kept_nearest < nearest[t]:
+            sigmas[t], nearest[t] = kept_sigma, kept_nearest
+            for i in range(PARAMETERS):
+                plane[i] = kept[i]
+        lowest = min(lowest, sigmas[t]) if sigmas[t] >= 0 else lowest
+    return lowest
 
 
-@exact
-def typical(values, top, bottom, left, right):
-    """A value near those of a tile, so that float32 differences from it are enough: the median of some; 0 where none."""
-    sample = np.empty(SAMPLED, np.float32)
-    step = max((bottom - top) * (right - left) // SAMPLED, 1)
-    n = 0
-    for s in range(SAMPLED):
-        at = s * step + (s * 7) % max(step, 1)
-        i, j = top + at // (right - left), left + at % (right - left)
-        if i < bottom and not np.isnan(values[i, j]):
-            sample[n] = values[i, j]
-            n += 1
-    return np.float64(median_of(sample, n)) if n else 0.0
+# ---- maps ---------------------------------------------------------------------------------------------------------------
 
 
 @fast
-def load_row(values, base, z):
-    """One row of a tile, less its base, in float32. values: (W,) float64. z: (W,) float32, written."""
-    for j in range(z.size):
-        z[j] = np.float32(values[j] - base)
+def load_map(values, width, tiles, columns, few, base, z, usable, wanted):
+    """A map into a stack, less a value near those of each tile, so that float32 differences are enough.
 
-
-@fast
-def write_row(first, slope, model):
-    """The plane along one row, from its value at the first pixel. model: (W,) float64, written."""
-    for j in range(model.size):
-        model[j] = first + slope * j
-
-
-@exact
-def fit_tiles(values, tiles, structure, lambda_fit, consistency, floor, model, scale):
-    """Robust plane and scale of each tile of a map.
-
-    values: (ss, fs) float64, nan where a pixel takes no part. tiles: (n, 4) int64, first and last + 1 of ss, then of fs.
-    model, scale: (ss, fs) float64, written; nan in a tile that could not be fitted.
+    values: (px,) float64, nan where a pixel takes no part. width: of its rows. columns: of the stack. few: (H * W,) float32,
+    scratch. base: (n,) float64, median of some values. z: (n, H * W) float32. usable: (n,) int64, how many. wanted: (n,)
+    int64, 1. All four are written.
     """
-    plane = np.empty(3)
-    z = np.empty((0, 0), np.float32)
-    y = x = r = np.empty(0, np.float32)
     for t in range(tiles.shape[0]):
-        top, bottom, left, right = tiles[t]
-        rows, columns = bottom - top, right - left
-        if z.shape != (rows, columns):
-            z = np.empty((rows, columns), np.float32)
-            y, x, r = np.empty(z.size, np.float32), np.empty(z.size, np.float32), np.empty(z.size, np.float32)
-            coordinates(rows, columns, y, x)
-        base = typical(values, top, bottom, left, right)
+        top, left, m = np.uintp(tiles[t, 0]), np.uintp(tiles[t, 2]), np.uintp(tiles[t, 3] - tiles[t, 2])
+        rows, tile = np.uintp(tiles[t, 1] - tiles[t, 0]), z[t]
+        step = max((tiles[t, 1] - tiles[t, 0]) * (tiles[t, 3] - tiles[t, 2]) // SAMPLED, 1)
+        k = np.int64(0)
+        for s in range(SAMPLED):
+            at = np.uintp(s * step + (s * 7) % step)
+            if at < rows * m:
+                v = values[(top + at // m) * np.uintp(width) + left + at % m]
+                if v == v:
+                    few[k] = np.float32(v)
+                    k += 1
+        base[t] = median_of(few, k) if k > 0 else np.float32(0)
+        middle, n = base[t], np.int32(0)
         for i in range(rows):
-            load_row(values[top + i, left:right], base, z[i])
-        sigma_raw = fit_plane(z, y, x, structure, lambda_fit, plane, r)
-        sigma = final_sigma(sigma_raw, consistency, floor, base + plane[0])
-        c0 = np.nan if np.isnan(sigma) else base + plane[0]
-        for i in range(rows):
-            at = c0 + plane[1] * (i - 0.5 * (rows - 1)) - plane[2] * 0.5 * (columns - 1)
-            write_row(at, plane[2], model[top + i, left:right])
-            scale[top + i, left:right] = sigma
+            a = np.uintp(np.uintp(top + i) * np.uintp(width) + left)
+            b = np.uintp(i * np.uintp(columns))
+            for j in range(m):
+                v = np.float32(values[a + j] - middle)
+                tile[b + j] = v
+                n = np.int32(n + (np.int32(1) if v == v else np.int32(0)))
+        usable[t], wanted[t] = n, 1
+
+
+@fast
+def write_map(values, width, tiles, planes, base, sigmas, consistency, floor, columns, y, x, model, scale, snr):
+    """Model, scale and SNR (eq. 1) of every pixel of a map from the planes of its tiles; nan in a tile that is not fitted.
+
+    y, x: (H * W,) float32, places of the pixels of the stack. model, scale, snr: (px,) float64, written."""
+    for t in range(tiles.shape[0]):
+        m = np.uintp(tiles[t, 3] - tiles[t, 2])
+        sigma = final_sigma(sigmas[t], consistency, floor, base[t] + planes[t, 0])
+        c0, cx, inverse = base[t] + planes[t, 0] if sigma > 0 else np.nan, planes[t, 2], 1 / sigma
+        for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
+            a = np.uintp(np.uintp(np.uintp(tiles[t, 0]) + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
+            first = c0 + planes[t, 1] * y[i * np.uintp(columns)]
+            for j in range(m):
+                model[a + j] = first + cx * x[j]
+                scale[a + j] = sigma
+                snr[a + j] = (values[a + j] - model[a + j]) * inverse

@@ -233,15 +233,6 @@ def add_blocks_masked(stacks, rows, least, most, reference):
     ]
 
 
-def add_block_banded(stacks, gains, rows, low, high, least, most, reference):
-    """Per pixel (count, s1, s2) of the values within least..most whose indicators lie within low..high."""
-    out = []
-    for i, r in enumerate(reference.tolist()):
-        pairs = zip(block_of(stacks, rows, i), block_of(gains, rows, i))
-        out.append(sums_about(r, [v for v, g in pairs if least <= v <= most and low[i] <= g <= high[i]]))
-    return np.array(out)
-
-
 def add_block_placed(gains, rows, low, high, most):
     """Whether an indicator lies outside of low..high, or beyond most."""
     return any(
@@ -251,8 +242,10 @@ def add_block_placed(gains, rows, low, high, most):
     )
 
 
-def any_in_band(gains, rows, low, high):
-    return any(lo <= g <= hi for i, (lo, hi) in enumerate(zip(low, high)) for g in block_of(gains, rows, i))
+def keep_band(x, g, low, high, blank):
+    """(values, blank where the indicator lies outside of low..high; whether any lies within)."""
+    here = [lo <= v <= hi for v, lo, hi in zip(g.tolist(), low.tolist(), high.tolist())]
+    return [v if ok else blank for v, ok in zip(x.tolist(), here)], any(here)
 
 
 def moments(reference, n, s1, s2):

@@ -70,20 +70,13 @@ def test_add_blocks_masked_like_its_twin(dtype, pixels, data):
 
 @few
 @given(st.sampled_from([np.uint8, np.uint16]), st.integers(1, 40), st.data())
-def test_blocks_in_bands_like_their_twins(gain_type, pixels, data):
-    stacks, frames = drawn(data, np.uint16, pixels, wide=1)
-    gains, _ = drawn(data, gain_type, pixels, wide=1)
+def test_keep_band_like_its_twin(gain_type, pixels, data):
+    x, g = data.draw(arrays(np.uint16, pixels)), data.draw(arrays(gain_type, pixels))
     edges = st.integers(0, int(np.iinfo(gain_type).max))
     low, high = (data.draw(arrays(np.uint16, pixels, elements=edges)) for _ in range(2))
-    least, most = sorted(data.draw(st.tuples(WILD, WILD)))
-    reference = data.draw(st.integers(least, most))
-    rows = empty(np.uint16, pixels, reference)
-    seen = blocks.add_block_banded(
-        stacks, gains, frames[1], low, high, np.uint16(least), np.uint16(most), *(a[1] for a in rows)
-    )
-    same(rows, naive.add_block_banded(stacks, gains, frames[1], low, high, least, most, rows[0][1]), 1)
-    assert seen == np.bitwise_or.reduce(rows[3][1])
-    assert blocks.any_in_band(gains, frames[1], low, high) == naive.any_in_band(gains, frames[1], low, high)
+    out = np.empty(pixels, np.uint16)
+    some = blocks.keep_band(x, g, low, high, np.uint16(65535), out)
+    assert (out.tolist(), some) == naive.keep_band(x, g, low, high, 65535)
 
 
 @few

@@ -10,6 +10,7 @@ from ..detectors import DetectorSpec
 from ..frames import Illumination
 from . import gain
 from .kernels import windows
+from .kernels.compiled import read_only
 from .outliers import Stack, consistency, tiles
 from .snr import SnrStats
 
@@ -135,20 +136,14 @@ class FrameJudge:
         pixels = frame if self.plain else gain.clean(self.range, frame)
         routed = gains is not None and route.bands is not None
         flat = (
-            _read_only(pixels.reshape(-1)),
-            _read_only(gains.reshape(-1)) if routed else _NO_GAIN,
-            _read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
-            _read_only(route.rows) if routed else _NO_BANDS,
+            read_only(pixels.reshape(-1)),
+            read_only(gains.reshape(-1)) if routed else _NO_GAIN,
+            read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
+            read_only(route.rows) if routed else _NO_BANDS,
             pixels.dtype.type(least if self.plain else -np.inf), pixels.dtype.type(most if self.plain else np.inf),
         )  # fmt: skip
         self._last = (frame, gains, route, flat)
         return flat
 
 
-def _read_only(array: NDArray) -> NDArray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-_NO_GAIN, _NO_BANDS = _read_only(np.empty(0, np.uint16)), _read_only(np.empty((1, 2, 0), np.uint16))
+_NO_GAIN, _NO_BANDS = read_only(np.empty(0, np.uint16)), read_only(np.empty((1, 2, 0), np.uint16))

@@ -21,6 +21,7 @@ from . import gain
 from .gate import FrameGate
 from .kernels import blocks, routing
 from .kernels.blocks import BLOCK
+from .kernels.compiled import read_only
 from .keys import INDICATORS, VALUES, DarkKey, GateKey
 from .segments import Segments
 from .stats import INDICATOR, VALUE, Block, flat
@@ -69,6 +70,7 @@ class DarkFrames:
         self._begun: dict[tuple[int, int | None], set[int]] = {}  # cells whose first block has been folded
         self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
         self._blank: dict[np.dtype, NDArray] = {}
+        self._kept: dict[np.dtype, NDArray] = {}  # scratch of _of_band()
 
     # ---- one batch ----
 
@@ -224,13 +226,13 @@ class DarkFrames:
         if stage is None:
             self._add_free(module, pixels, gains, held)
             return
-        values = self._open(module, VALUES, stage, pixels)
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
             band = gain.code_route(self.spec, stage).bands[stage].reshape(2, -1)
             for k in range(len(held)):
-                values.add_banded(pixels, gains, k, band, self._limits)
+                self._open(module, VALUES, stage, pixels).add(self._of_band(pixels, gains, k, band)[0], self._limits)
         else:
-            values.add(pixels, None if self._whole and len(held[0]) == BLOCK else self._limits)
+            limits = None if self._whole and len(held[0]) == BLOCK else self._limits
+            self._open(module, VALUES, stage, pixels).add(pixels, limits)
         if gains is not None:
             self._open(module, INDICATORS, stage, gains).add(gains, _gain_limits(gains))
 
@@ -247,12 +249,28 @@ class DarkFrames:
                     continue
                 self._mixed.add((module, cell))
             for stage, band in enumerate(bands):
-                if blocks.any_in_band(gains.stacks, gains.rows[k], band[0], band[1]):
-                    self._open(module, VALUES, stage, pixels).add_banded(pixels, gains, k, band, self._limits)
-                    self._open(module, INDICATORS, stage, gains).add_banded(gains, gains, k, band, limits)
-        for stage, some in placed.items():
-            whole = Block(pixels.stacks, pixels.rows[some], pixels.cells[some])
+                indicators, some = self._of_band(gains, gains, k, band)
+                if some:
+                    self._open(module, INDICATORS, stage, gains).add(indicators, limits)
+                    self._open(module, VALUES, stage, pixels).add(
+                        self._of_band(pixels, gains, k, band)[0], self._limits
+                    )
+        for stage, of in placed.items():
+            whole = Block(pixels.stacks, pixels.rows[of], pixels.cells[of])
             self._open(module, VALUES, stage, pixels).add(whole, self._limits)
+
+    def _of_band(self, block: Block, gains: Block, k: int, band: NDArray) -> tuple[Block, bool]:
+        """The frames of the k-th cell without what does not belong to a gain stage, and whether any does. Until the next.
+
+        band: (2, px) uint16, the indicators of the stage."""
+        dtype, some = block.stacks[0].dtype, False
+        if dtype not in self._kept:
+            self._kept[dtype] = np.empty((BLOCK, 1, self.spec.module_shape[0] * self.spec.module_shape[1]), dtype)
+        blank, kept = dtype.type(np.iinfo(dtype).max), self._kept[dtype]
+        for out, frames, of, row in zip(kept, block.stacks, gains.stacks, block.rows[k]):
+            some |= blocks.keep_band(frames[row], of[row], band[0], band[1], blank, out[0])
+        stacks = tuple(read_only(stack) for stack in kept)
+        return Block(stacks, np.zeros((1, BLOCK), np.int64), block.cells[k : k + 1]), some
 
     def _open(self, module: int, quantity: str, stage: int, block: Block):
         return self.segments.open_dark(DarkKey(module, quantity, stage), block.stacks[0].dtype)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..detectors import DetectorSpec
 from ..detectors.spec import DIGITISER_FLOOR, NARROW_BITS
 from .kernels import routing
+from .kernels.compiled import read_only
 from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
@@ -174,7 +175,14 @@ def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArra
     n = np.empty(len(spec.stages), np.int64)
     for step in (SAMPLED * line, line):  # all of it, where the lines looked at are not data
         routing.count_in_bands(
-            frame.reshape(-1), gain.reshape(-1), bands.reshape(len(bands), 2, -1), least, most, line, step, n
+            read_only(frame.reshape(-1)),
+            read_only(gain.reshape(-1)),
+            read_only(bands.reshape(len(bands), 2, -1)),
+            least,
+            most,
+            line,
+            step,
+            n,
         )
         if n.any():
             return int(n.argmax())

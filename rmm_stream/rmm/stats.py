@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..detectors.spec import NARROW_BITS
 from .kernels import blocks, sums, welford
 from .kernels.blocks import BLOCK
+from .kernels.compiled import read_only
 from .kernels.routing import INVALID
 from .kernels.sums import SPILL_AT
 
@@ -46,10 +47,8 @@ class Block(NamedTuple):
 
 
 def flat(frames: NDArray) -> NDArray:
-    """Frames, (n, ss, fs), as (n, px), read-only: one signature of the kernels for frames of sockets and of files."""
-    view = frames.reshape(len(frames), -1).view()
-    view.flags.writeable = False
-    return view
+    """Frames, (n, ss, fs), as (n, px), read-only."""
+    return read_only(frames.reshape(len(frames), -1))
 
 
 class IntegerStats:
@@ -93,17 +92,6 @@ class IntegerStats:
             least, most = map(reference.dtype.type, limits)
             blocks.add_blocks_masked(*block, least, most, reference, count, s1, s2, seen)
         for cell in block.cells[seen >= SPILL_AT].tolist():
-            self._spill(cell)
-
-    def add_banded(self, block: Block, gains: Block, k: int, band: NDArray, limits: tuple[int, int]) -> None:
-        """Add those values of the k-th cell of a block that belong to a gain stage. band: (2, px) uint16, its indicators."""
-        cell = self._prepare(block, k, limits)
-        reference, count, s1, s2 = (a[cell] for a in self._rows())
-        least, most = map(reference.dtype.type, limits)
-        seen = blocks.add_block_banded(
-            block.stacks, gains.stacks, block.rows[k], band[0], band[1], least, most, reference, count, s1, s2
-        )
-        if seen >= SPILL_AT:
             self._spill(cell)
 
     def add_if_placed(self, gains: Block, k: int, band: NDArray, most: int) -> bool:

@@ -46,11 +46,6 @@ def lesser(a, b):
 
 
 @exact
-def greater(a, b):
-    return a if a > b else b
-
-
-@exact
 def add_blocks(stacks, rows, cells, reference, s1, s2, seen):
     """Add eight frames to each of some memory cells; every value counts. The frames are counted by whoever calls.
 
@@ -114,49 +109,6 @@ def add_blocks_masked(stacks, rows, cells, least, most, reference, count, s1, s2
 
 
 @exact
-def add_block_banded(stacks, gains, rows, low, high, least, most, reference, count, s1, s2):
-    """Add those values of eight frames of one cell that belong to a gain stage.
-
-    Their indicators lie within low..high, (px,) uint16, and they within least..most.
-    stacks, gains: tuples of eight. rows: (8,) int64, of both. reference, count, s1, s2: (px,).
-    Returns the OR of all s2."""
-    f0, f1, f2, f3, f4, f5, f6, f7 = stacks
-    w0, w1, w2, w3, w4, w5, w6, w7 = gains
-    x0, x1, x2, x3 = f0[rows[0]], f1[rows[1]], f2[rows[2]], f3[rows[3]]
-    x4, x5, x6, x7 = f4[rows[4]], f5[rows[5]], f6[rows[6]], f7[rows[7]]
-    g0, g1, g2, g3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
-    g4, g5, g6, g7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
-    one, none = np.uint16(1), np.uint16(0)
-    top = np.uint32(0)
-    for i in range(reference.size):
-        r, lo, hi, n = reference[i], low[i], high[i], none
-        a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
-        ok = (a >= least) & (a <= most) & (g0[i] >= lo) & (g0[i] <= hi)
-        a, n = (a if ok else r), np.uint16(n + (one if ok else none))
-        ok = (b >= least) & (b <= most) & (g1[i] >= lo) & (g1[i] <= hi)
-        b, n = (b if ok else r), np.uint16(n + (one if ok else none))
-        ok = (c >= least) & (c <= most) & (g2[i] >= lo) & (g2[i] <= hi)
-        c, n = (c if ok else r), np.uint16(n + (one if ok else none))
-        ok = (d >= least) & (d <= most) & (g3[i] >= lo) & (g3[i] <= hi)
-        d, n = (d if ok else r), np.uint16(n + (one if ok else none))
-        ok = (e >= least) & (e <= most) & (g4[i] >= lo) & (g4[i] <= hi)
-        e, n = (e if ok else r), np.uint16(n + (one if ok else none))
-        ok = (f >= least) & (f <= most) & (g5[i] >= lo) & (g5[i] <= hi)
-        f, n = (f if ok else r), np.uint16(n + (one if ok else none))
-        ok = (g >= least) & (g <= most) & (g6[i] >= lo) & (g6[i] <= hi)
-        g, n = (g if ok else r), np.uint16(n + (one if ok else none))
-        ok = (h >= least) & (h <= most) & (g7[i] >= lo) & (g7[i] <= hi)
-        h, n = (h if ok else r), np.uint16(n + (one if ok else none))
-        s = np.int32(four(a, b, c, d) + four(e, f, g, h))
-        q = np.uint32(s2[i] + squares(a, b, c, d, e, f, g, h, r))
-        count[i] = np.uint16(count[i] + n)
-        s1[i] = np.int32(s1[i] + np.int32(s - np.int32(8) * np.int32(r)))
-        s2[i] = q
-        top = np.uint32(top | q)
-    return top
-
-
-@exact
 def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
     """Add eight frames of gain indicators of one cell, times sign, and see whether one lies outside low..high or beyond most.
 
@@ -168,11 +120,11 @@ def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
     yes, no = np.uint16(1), np.uint16(0)
     outside, top = np.uint16(0), np.uint32(0)
     for i in range(reference.size):
-        r, lo, hi = reference[i], low[i], high[i]
+        r, lo, hi = reference[i], low[i], lesser(high[i], most)
         a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
-        first = lesser(lesser(lesser(a, b), lesser(c, d)), lesser(lesser(e, f), lesser(g, h)))
-        last = greater(greater(greater(a, b), greater(c, d)), greater(greater(e, f), greater(g, h)))
-        outside = np.uint16(outside | (yes if (first < lo) | (last > hi) | (last > most) else no))
+        there = (a >= lo) & (a <= hi) & (b >= lo) & (b <= hi) & (c >= lo) & (c <= hi) & (d >= lo) & (d <= hi)
+        there &= (e >= lo) & (e <= hi) & (f >= lo) & (f <= hi) & (g >= lo) & (g <= hi) & (h >= lo) & (h <= hi)
+        outside = np.uint16(outside | (no if there else yes))
         s = np.int32(np.int32(four(a, b, c, d) + four(e, f, g, h)) - np.int32(8) * np.int32(r))
         q = np.uint32(s2[i] + np.uint32(squares(a, b, c, d, e, f, g, h, r) * np.uint32(sign)))
         s1[i] = np.int32(s1[i] + np.int32(s * sign))
@@ -182,21 +134,15 @@ def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
 
 
 @exact
-def any_in_band(gains, rows, low, high):
-    """Whether any indicator of eight frames of one cell lies within low..high. Arguments as those of add_block_banded."""
-    w0, w1, w2, w3, w4, w5, w6, w7 = gains
-    x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
-    x4, x5, x6, x7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
+def keep_band(x, g, low, high, blank, out):
+    """Those values of a frame whose gain indicator lies within low..high, blank in place of the others.
+
+    x: (px,) unsigned. g: (px,) unsigned. low, high: (px,) uint16. blank: of the type of x. out: (px,), written.
+    Returns whether any lies there."""
     yes, no = np.uint16(1), np.uint16(0)
-    inside = np.uint16(0)
-    for i in range(low.size):
-        lo, hi = low[i], high[i]
-        inside = np.uint16(inside | (yes if (x0[i] >= lo) & (x0[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x1[i] >= lo) & (x1[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x2[i] >= lo) & (x2[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x3[i] >= lo) & (x3[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x4[i] >= lo) & (x4[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x5[i] >= lo) & (x5[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x6[i] >= lo) & (x6[i] <= hi) else no))
-        inside = np.uint16(inside | (yes if (x7[i] >= lo) & (x7[i] <= hi) else no))
-    return inside != 0
+    some = np.uint16(0)
+    for i in range(x.size):
+        here = (g[i] >= low[i]) & (g[i] <= high[i])
+        out[i] = x[i] if here else blank
+        some = np.uint16(some | (yes if here else no))
+    return some != 0

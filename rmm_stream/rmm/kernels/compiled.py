@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numba
+from numpy.typing import NDArray
 
 #: numba notices a change of the file that defines a kernel, but not of the kernels that it calls in other files: it would
 #: go on with the old ones. So each state of this folder has a place of its own.
@@ -32,3 +33,10 @@ exact = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 inlined = partial(exact, inline="always")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})
 no_nan = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc", "nnan"})  # only where none can be
+
+
+def read_only(a: NDArray) -> NDArray:
+    """The same array, as those that sockets give: numba compiles one signature for it, wherever it comes from."""
+    view = a.view()
+    view.flags.writeable = False
+    return view

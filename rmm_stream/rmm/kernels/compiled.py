@@ -29,3 +29,4 @@ numba.config.CACHE_DIR = str(cache_directory())
 
 exact = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})
+inlined = partial(fast, inline="always")  # where there is one caller: each level of calls is optimised once more

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from .compiled import exact, fast
+from .compiled import exact, fast, inlined
 from .robust import final_sigma
 
 STEPS = 12  # concentration steps at most, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
@@ -201,7 +201,7 @@ def median_of(values, n):
     return np.float32(0.5) * (values[(n - 1) // 2] + values[n // 2])
 
 
-@fast
+@inlined
 def block_medians(z, rows, columns, values, medians):
     """Medians of blocks, nan where fewer than half of a block is usable. Returns how many there are.
 

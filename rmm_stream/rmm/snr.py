@@ -32,7 +32,8 @@ class SnrStats:
     judged, above, below: (buckets, cells, ss, fs) uint16 frames, SNR > cut, SNR < -cut, per time bucket.
     tried: (2, cells, tiles) int64, per half-window: frames in which most pixels of a tile were in this stage.
     frames: (cells,) int64, frames judged of each cell, ever. 60 B per pixel and cell with 8 buckets.
-    planes: (cells, tiles, 3), sigmas, nearest: (cells, tiles) float64: the last fit of each tile, from which the next starts.
+    planes: (cells, tiles, 3), sigmas, nearest: (cells, tiles) float64: the last fit of each tile, from which the next starts;
+    no statistics, so that a merge leaves them as they are.
     """
 
     def __init__(

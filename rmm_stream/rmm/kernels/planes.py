@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from .compiled import exact, fast
+from .compiled import exact, fast, inlined
 from .robust import final_sigma
 
 STEPS = 12  # concentration steps at most, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
@@ -152,9 +152,8 @@ def medians_of_nine(z, medians):
         a, b, c = z[j], z[j + w], z[j + np.uintp(2) * w]
         d, e, f = z[j + np.uintp(3) * w], z[j + np.uintp(4) * w], z[j + np.uintp(5) * w]
         g, h, i = z[j + np.uintp(6) * w], z[j + np.uintp(7) * w], z[j + np.uintp(8) * w]
-        missing = np.int32(
-            (a != a) + (b != b) + (c != c) + (d != d) + (e != e) + (f != f) + (g != g) + (h != h) + (i != i)
-        )
+        missing = np.int32(a != a) + np.int32(b != b) + np.int32(c != c) + np.int32(d != d) + np.int32(e != e)
+        missing += np.int32(f != f) + np.int32(g != g) + np.int32(h != h) + np.int32(i != i)
         even = inf if np.int32(j) & one else -inf
         a, b, c = even if a != a else a, -even if b != b else b, even if c != c else c
         d, e, f = -even if d != d else d, even if e != e else e, -even if f != f else f
@@ -201,7 +200,7 @@ def median_of(values, n):
     return np.float32(0.5) * (values[(n - 1) // 2] + values[n // 2])
 
 
-@fast
+@inlined
 def block_medians(z, rows, columns, values, medians):
     """Medians of blocks, nan where fewer than half of a block is usable. Returns how many there are.
 

@@ -300,13 +300,16 @@ def test_wild_pixels_leave_the_narrow_sums_before_they_overflow(low, high):
     assert not stats.spilled
 
 
-def test_reference_lies_within_what_counts():
-    """The first frame gives it, also where its value is no data: the sums of narrow values must stay narrow."""
-    frames = np.array([np.full(SHAPE, 60000), np.full(SHAPE, 5)], np.uint16)
+def test_reference_is_the_first_value_that_counts_or_near_it():
+    """The sums of narrow values must stay narrow, also of a pixel whose first values are no data."""
+    frames = np.array([np.full(SHAPE, 60000), np.full(SHAPE, 5), np.full(SHAPE, 7)], np.uint16)
+    frames[1:, 0, 0] = 65535
     stats = narrow(2, SHAPE)
-    stats.add(Block((flat(frames),) * BLOCK, np.array([[0, *[1] * 7]]), np.array([1])), (0, 16000))
-    assert (stats.reference[1] == 16000).all()
-    assert (stats.moments(1).mean == 5).all()
+    stats.add(Block((flat(frames),) * BLOCK, np.array([[0, 1, *[2] * 6]]), np.array([1])), (0, 16000))
+    assert stats.reference[1].tolist() == [[16000, 5, 5], [5, 5, 5]]
+    found = stats.moments(1)
+    assert found.count.tolist() == [[0, 7, 7], [7, 7, 7]]
+    assert found.mean[1, 1] == pytest.approx(47 / 7)
 
 
 def test_no_frames_are_nan_and_never_zero():

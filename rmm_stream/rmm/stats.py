@@ -4,6 +4,7 @@ IntegerStats keeps exact sums about a reference, so its moments are the same bit
 FloatStats is Welford in float64. Both merge; both subtract. Knows nothing of exposures, gates or features.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def flat(frames: NDArray) -> NDArray:
 class IntegerStats:
     """Exact sums of integer values of at most 16 significant bits. Mutable; one owner.
 
-    reference: (cells, ss, fs) unsigned, a value of the first frame. count: uint16, frames that counted, pixel by pixel.
+    reference: (cells, ss, fs) unsigned, one of the first values. count: uint16, frames that counted, pixel by pixel.
     s1: int32. s2: uint32 where values are narrow (12 B per pixel and cell, blocks of eight frames), else uint64 (16 B).
     Folded into `wide` (20 B more) before they can overflow; of narrow ones, the s2 of wild pixels earlier, into `spilled`.
     whole: (cells,) int64, frames in which every pixel counted, beside `count`.
@@ -117,7 +118,7 @@ class IntegerStats:
             self._fold(cell)
         self.unfolded[cell] += BLOCK
         if not self.referred[cell]:
-            self._refer(cell, block.stacks[0][block.rows[k, 0]], limits)
+            self._refer(cell, (stack[row] for stack, row in zip(block.stacks, block.rows[k])), limits)
         return cell
 
     def update(self, block: NDArray, take: NDArray, where: NDArray, stage: int, cell: int, care=VALUE) -> None:
@@ -128,7 +129,7 @@ class IntegerStats:
                 self._fold(cell)
             self.unfolded[cell] += len(part)
             if not self.referred[cell]:
-                self._refer(cell, block[part[0]], None)
+                self._refer(cell, block[part[:1]], None)
             largest = sums.add_frames(
                 flat(block), part, where.reshape(len(where), -1), care, np.uint8(stage),
                 *(a[cell] for a in self._rows()),
@@ -139,11 +140,20 @@ class IntegerStats:
     def _rows(self) -> tuple[NDArray, ...]:
         return tuple(a.reshape(self.shape[0], -1) for a in (self.reference, self.count, self.s1, self.s2))
 
-    def _refer(self, cell: int, frame: NDArray, limits: tuple[int, int] | None) -> None:
-        """Let the values of a frame be the reference, within limits: what is no data may lie anywhere."""
-        least, most = limits or (0, (1 << NARROW_BITS) - 1 if self.narrow else np.iinfo(frame.dtype).max)
-        most = min(most, np.iinfo(frame.dtype).max)
-        np.clip(frame.reshape(self.shape[1:]), least, most, out=self.reference[cell])
+    def _refer(self, cell: int, frames: Iterable[NDArray], limits: tuple[int, int] | None) -> None:
+        """Let each pixel's first value within limits be its reference; where there is none, the nearest that may count."""
+        top = np.iinfo(self.reference.dtype).max
+        least, most = limits or (0, min((1 << NARROW_BITS) - 1, top) if self.narrow else top)
+        reference, lacking = self.reference[cell].reshape(-1), None
+        for frame in frames:
+            if lacking is None:
+                reference[:] = frame.reshape(-1)
+            else:
+                reference[lacking] = frame.reshape(-1)[lacking]
+            lacking = (reference < least) | (reference > most)
+            if not lacking.any():
+                break
+        np.clip(reference, least, most, out=reference)
         self.referred[cell] = True
 
     # ---- reading ----

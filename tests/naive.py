@@ -325,3 +325,12 @@ def spot_shaped(snr, elsewhere, least=3.0, alike=0.4):
             high = elsewhere[b, a] or (not math.isnan(snr[b, a]) and snr[b, a] >= max(least, alike * snr[y, x]))
             out[y, x] |= bool(high)
     return out
+
+
+def mark(snr, asked, cut, clear_cut, both_sides, flag, flags, doubtful):
+    """(flags, doubtful) after a flag was set where a pixel is beyond the cut, and beyond the clear cut."""
+    out = []
+    for bound, before in ((cut, flags), (clear_cut, doubtful)):
+        far = [ok and (abs(v) if both_sides else v) > bound for v, ok in zip(snr.tolist(), asked.tolist())]
+        out.append([b | flag if f else b for b, f in zip(before.tolist(), far)])
+    return out

@@ -126,7 +126,7 @@ def test_shares_are_counted_apart_and_nan_where_nothing_was_judged():
 def test_lit_rate_like_its_twin(n, share, expected, scale):
     share = round(share * n) / n
     model = np.full((1, 1), expected)
-    least = lit_rate.binomial_scale(lit(n), model)
+    least = lit_rate.binomial_scale(lit(n).judged, model)
     feature, chosen = lit_rate.LIT_RATE_ABOVE, Settings()
     far = (share - expected) / max(scale, least[0, 0]) > 8.0
     bad = far and feature.only(np.full((1, 1), share), chosen)[0, 0]
@@ -135,7 +135,9 @@ def test_lit_rate_like_its_twin(n, share, expected, scale):
 
 
 def test_binomial_scale_is_of_at_least_one_frame():
-    assert lit_rate.binomial_scale(lit(200), np.zeros((1, 1)))[0, 0] == pytest.approx(1 / 200)
-    assert lit_rate.binomial_scale(lit(200), np.full((1, 1), 0.5))[0, 0] == pytest.approx((0.505 * 0.5 / 200) ** 0.5)
-    assert lit_rate.binomial_scale(lit(200), np.full((1, 1), -0.3))[0, 0] > 0, "a plane may dip below 0"
-    assert np.isnan(lit_rate.binomial_scale(lit(200), np.full((1, 1), np.nan)))
+    assert lit_rate.binomial_scale(lit(200).judged, np.zeros((1, 1)))[0, 0] == pytest.approx(1 / 200)
+    assert lit_rate.binomial_scale(lit(200).judged, np.full((1, 1), 0.5))[0, 0] == pytest.approx(
+        (0.505 * 0.5 / 200) ** 0.5
+    )
+    assert lit_rate.binomial_scale(lit(200).judged, np.full((1, 1), -0.3))[0, 0] > 0, "a plane may dip below 0"
+    assert np.isnan(lit_rate.binomial_scale(lit(200).judged, np.full((1, 1), np.nan)))

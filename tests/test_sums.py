@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rmm_stream.rmm.kernels import sums
+from rmm_stream.rmm.kernels.moments import narrow_moments
 from rmm_stream.rmm.stats import INDICATOR, VALUE
 
 few = settings(max_examples=40, deadline=None)
@@ -89,3 +90,35 @@ def test_sums_hold_as_many_frames_as_are_added_between_folds(first, then):
     assert s1.tolist() == [(n - 1) * (then - first), 0]
     assert s2.tolist() == [(n - 1) * 65535**2, 0]
     assert np.iinfo(np.int32).max >= 65535 * sums.FOLD_AT
+
+
+@few
+@given(st.data())
+def test_moments_of_narrow_sums_are_the_same_bits(data):
+    top = (1 << 14) - 1
+    level, n = data.draw(st.integers(0, top)), data.draw(st.integers(0, 400))
+    few_values = st.lists(st.integers(max(0, level - 900), min(top, level + 900)), min_size=n, max_size=n)
+    values, reference, whole = data.draw(few_values), data.draw(st.integers(0, top)), data.draw(st.integers(0, n))
+    if sum((v - reference) ** 2 for v in values) >= sums.SPILL_AT:
+        reference = level
+    d = [v - reference for v in values]
+    sums_of = np.array([sum(d)], np.int32), np.array([sum(x * x for x in d)], np.uint32)
+    count, mean, m2, a, b = np.empty(1, np.int64), *np.empty((4, 1))
+    about = np.array([reference], np.uint16)
+    narrow_moments(about, np.array([n - whole], np.uint16), whole, *sums_of, count, mean, m2)
+    sums.moments(about, np.array([n]), sums_of[0].astype(np.int64), sums_of[1].astype(np.uint64), a, b)
+    assert count[0] == n
+    np.testing.assert_array_equal([mean[0], m2[0]], [a[0], b[0]])
+
+
+def test_moments_of_as_many_narrow_values_as_there_can_be_are_the_same_bits():
+    rng = np.random.default_rng(0)
+    n = np.full(999, sums.FOLD_AT - 1)
+    mean = rng.integers(-255, 256, len(n))
+    s1 = (n * mean + rng.integers(0, n)).astype(np.int32)
+    s2 = (s1.astype(float) ** 2 / n + rng.integers(1, sums.SPILL_AT - n * 256.0**2)).astype(np.uint32)
+    found, exact, count = np.empty((2, len(n))), np.empty((2, len(n))), np.empty(len(n), np.int64)
+    about = rng.integers(300, 16000, len(n)).astype(np.uint16)
+    narrow_moments(about, n.astype(np.uint16), 0, s1, s2, count, *found)
+    sums.moments(about, n, s1.astype(np.int64), s2.astype(np.uint64), *exact)
+    np.testing.assert_array_equal(found, exact)

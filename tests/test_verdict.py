@@ -13,6 +13,7 @@ from rmm_stream.config import Fit, Settings
 from rmm_stream.detectors import DETECTORS, detector
 from rmm_stream.mask import BadPixel
 from rmm_stream.rmm.features import LitCell
+from rmm_stream.rmm.kernels import marks
 from rmm_stream.rmm.outliers import judge, tiles
 from rmm_stream.rmm.signal import spot_shaped
 from rmm_stream.rmm.stats import Moments
@@ -293,3 +294,25 @@ def test_judge_says_how_far_each_pixel_is_like_its_twin():
     np.testing.assert_allclose(found.snr, (values - model) / scale, atol=0.05, rtol=0.01)
     assert np.isnan(found.snr[9]).all()
     assert np.isfinite(found.model[9]).all()
+
+
+def test_mark_like_its_twin(rng):
+    snr = np.concatenate([rng.normal(0, 8, 200), [np.nan, np.inf, -np.inf, 8.0, -8.0, 7.0]])
+    asked = rng.random(len(snr)) < 0.8
+    for both_sides in (False, True):
+        flags, doubtful = rng.integers(0, 64, (2, len(snr))).astype(np.uint8)
+        expected = naive.mark(snr, asked, 8.0, 7.0, both_sides, 16, flags, doubtful)
+        marks.mark(snr, asked, 8.0, 7.0, both_sides, np.uint8(16), flags, doubtful)
+        assert [flags.tolist(), doubtful.tolist()] == expected
+
+
+def test_scale_of_a_share_where_nothing_may_be_flagged_is_only_made_when_asked_for():
+    """The binomial scale costs more than the fit; explaining a pixel shows it all the same."""
+    seen = evidence(lit=[lit_cell()])
+    quick, whole = judge_map(TINY, SETTINGS, seen), judge_map(TINY, SETTINGS, seen, whole=True)
+    np.testing.assert_array_equal(quick.flags, whole.flags)
+    np.testing.assert_array_equal(quick.doubtful, whole.doubtful)
+    shares = {m.name: m for m in whole.maps}["lit rate above"]
+    known = np.isfinite(shares.scale)
+    assert (shares.scale[known] >= (1 / 251) ** 0.5 / 251**0.5).all()
+    np.testing.assert_array_equal(shares.snr[known], ((shares.values - shares.model) / shares.scale)[known])

@@ -283,14 +283,14 @@ class MaskMaker:
         """Why is this pixel bad? One FeatureMap per feature that spoke, of (1, 1) pixels."""
         self.fold()
         here = np.s_[ss : ss + 1, fs : fs + 1]
-        return [FeatureMap(m.name, m.flag, *(a[here] for a in m[2:])) for m in self._verdict(key).maps]
+        return [FeatureMap(m.name, m.flag, *(a[here] for a in m[2:])) for m in self._verdict(key, whole=True).maps]
 
-    def _verdict(self, key: MapKey) -> Verdict:
+    def _verdict(self, key: MapKey, whole: bool = False) -> Verdict:
         module, stage, cell = key
         indicators = [self.segments.moments(DarkKey(module, INDICATORS, s), cell) for s in range(len(self.spec.stages))]
         dark = self.segments.moments(DarkKey(module, VALUES, stage), cell)
         lit = [self._lit_cell(*found, cell) for found in self.segments.lit_of(module, stage, cell)]
-        return judge_map(self.spec, self.settings, Evidence(stage, dark, indicators, lit, self.excluded[module]))
+        return judge_map(self.spec, self.settings, Evidence(stage, dark, indicators, lit, self.excluded[module]), whole)
 
     def _lit_cell(self, illumination: Illumination, stats: SnrStats, cell: int) -> LitCell:
         """What F6 has of a cell, at the time of its last frame: what was seen last stays until frames replace it."""

@@ -14,6 +14,7 @@ from ..detectors.spec import NARROW_BITS
 from .kernels import blocks, sums, welford
 from .kernels.blocks import BLOCK
 from .kernels.compiled import read_only
+from .kernels.moments import narrow_moments
 from .kernels.routing import INVALID
 from .kernels.sums import SPILL_AT
 
@@ -31,8 +32,9 @@ class Moments(NamedTuple):
 
     def std(self) -> NDArray:
         """(ss, fs) float64, divisor n - 1; nan where count < 2."""
-        enough = self.count > 1
-        return np.sqrt(np.where(enough, self.m2, np.nan) / np.where(enough, self.count - 1, 1))
+        divisor = self.count - 1.0
+        divisor[divisor < 1] = np.nan
+        return np.sqrt(self.m2 / divisor)
 
 
 class Block(NamedTuple):
@@ -159,6 +161,11 @@ class IntegerStats:
     # ---- reading ----
 
     def moments(self, cell: int) -> Moments:
+        if self.narrow and self.wide is None and cell not in self.spilled:
+            n, mean, m2 = np.empty(self.shape[1:], np.int64), *np.empty((2, *self.shape[1:]))
+            reference, count, s1, s2 = (a[cell] for a in self._rows())
+            narrow_moments(reference, count, self.whole[cell], s1, s2, *(a.reshape(-1) for a in (n, mean, m2)))
+            return Moments(n, mean, m2)
         reference, n, s1, s2 = self._totals(cell)
         mean, m2 = np.empty(n.shape), np.empty(n.shape)
         sums.moments(*(a.reshape(-1) for a in (reference, n, s1, s2, mean, m2)))

@@ -12,6 +12,7 @@ from ..config import Settings
 from ..detectors import DetectorSpec
 from ..mask import BadPixel
 from .features import FEATURES, FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
+from .kernels import marks
 from .outliers import judge, tiles
 from .signal import spot_shaped
 from .stats import Moments
@@ -43,9 +44,11 @@ class Verdict(NamedTuple):
     maps: list[FeatureMap]
 
 
-def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence) -> Verdict:
-    """Let every feature that has enough frames speak about one map."""
-    least = settings.fit.min_frames
+def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: bool = False) -> Verdict:
+    """Let every feature that has enough frames speak about one map.
+
+    whole: the scale of every pixel is wanted, not only of those that a feature may flag."""
+    fit, least = settings.fit, settings.fit.min_frames
     flags, doubtful = (np.zeros(spec.module_shape, np.uint8) for _ in range(2))
     suspected, spots, no_data = (np.zeros(spec.module_shape, bool) for _ in range(3))
     included = ~seen.excluded
@@ -57,23 +60,24 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence) -> Verdict
             judged |= feature.flag
             usable = (feature.count(source) >= least / 2) & included
             if isinstance(feature, RuleFeature):
-                for cut, out in ((settings.fit.cut, flags), (settings.fit.clear_cut, doubtful)):
+                for cut, out in ((fit.cut, flags), (fit.clear_cut, doubtful)):
                     _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
-            found = _fitted(feature, spec, settings, source, usable)
+            bright = feature.spots and source.sample
+            asked, found = _fitted(feature, spec, settings, source, usable, whole or bright)
             maps.append(found)
             no_data |= usable & np.isnan(found.model)
             if feature.needs is Needs.LIT_MEAN:
                 no_data |= source.blind
-            far = found.snr if feature.above_only else np.abs(found.snr)
-            if feature.only is not None:
-                far = np.where(feature.only(found.values, settings), far, 0)
-            if feature.spots and source.sample:  # the shape in one feature holds for those that follow it
+            if bright:  # the shape in one feature holds for those that follow it
                 spots |= _spots(found, seen, least)
-                suspected |= (far > settings.fit.cut) & spots  # false for nan
-                far = np.where(spots, 0, far)
-            _mark(flags, feature.flag, far > settings.fit.cut)
-            _mark(doubtful, feature.flag, far > settings.fit.clear_cut)
+                far = found.snr if feature.above_only else np.abs(found.snr)
+                suspected |= (far > fit.cut) & asked & spots  # false for nan
+                asked = asked & ~spots
+            marks.mark(
+                found.snr.reshape(-1), asked.reshape(-1), fit.cut, fit.clear_cut, not feature.above_only,
+                np.uint8(feature.flag), flags.reshape(-1), doubtful.reshape(-1),
+            )  # fmt: skip
     if seen.dark is not None and seen.dark[1] >= least:
         no_data |= seen.dark[0].count < least / 2
     no_data &= included
@@ -111,13 +115,17 @@ def _spots(found: FeatureMap, seen: Evidence, least: int) -> NDArray:
     return (found.snr > 0) & spot_shaped(found.snr, np.isnan(found.values) & known & ~seen.excluded)
 
 
-def _fitted(feature: FittedFeature, spec: DetectorSpec, settings: Settings, source, usable: NDArray) -> FeatureMap:
-    """The map of a feature over the usable pixels, (ss, fs) bool."""
+def _fitted(
+    feature: FittedFeature, spec: DetectorSpec, settings: Settings, source, usable: NDArray, whole: bool
+) -> tuple[NDArray, FeatureMap]:
+    """(pixels that may be flagged, the map of a feature over the usable pixels), both usable and the first (ss, fs) bool."""
     lit = settings.features.lit
     tile = lit.window if feature.needs in (Needs.LIT_MEAN, Needs.LIT_SHARE) and lit.window else settings.fit.tile
     values = np.where(usable, feature.values(source), np.nan)
     _, model, scale, snr = judge(values, tiles(spec, tile), settings.fit, feature.floor(spec))
+    asked = usable if feature.only is None else usable & feature.only(values, settings)
     if feature.least_scale is not None:
-        scale = np.maximum(scale, feature.least_scale(source, model))
-        snr = (values - model) / scale
-    return FeatureMap(feature.name, feature.flag, values, model, scale, snr)
+        at = np.s_[:] if whole else asked  # mostly hardly a pixel
+        scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
+        snr[at] = (values[at] - model[at]) / scale[at]
+    return asked, FeatureMap(feature.name, feature.flag, values, model, scale, snr)

@@ -54,9 +54,10 @@ class FittedFeature:
 
     values(source): (ss, fs) float64, nan where a pixel has none. count(source): (ss, fs) frames behind each value.
     floor(spec): least sigma that is believed, in the unit of the values.
-    least_scale(source, model): (ss, fs), least sigma per pixel, or None. only(values, settings): (ss, fs) bool, a further
-    condition for being bad, or None. above_only: values below the model are never bad. spots: above means bright, so that
-    on sample data what is shaped like a spot is signal. applies(spec): on this detector.
+    least_scale(count, model): least sigma of some pixels, from the frames behind them and their model, or None.
+    only(values, settings): (ss, fs) bool, a further condition for being bad, or None. above_only: values below the model are
+    never bad. spots: above means bright, so that on sample data what is shaped like a spot is signal. applies(spec): on this
+    detector.
     """
 
     name: str

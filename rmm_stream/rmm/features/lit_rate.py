@@ -22,11 +22,11 @@ def share_below(lit: LitCell) -> NDArray:
     return np.where(lit.judged > 0, lit.below, np.nan) / np.maximum(lit.judged, 1)
 
 
-def binomial_scale(lit: LitCell, model: NDArray) -> NDArray:
-    """Standard error of a share of n frames whose expectation is the model, as if one more frame had been beyond the cut.
+def binomial_scale(judged: NDArray, model: NDArray) -> NDArray:
+    """Standard error of a share of n judged frames whose expectation is the model, as if one more had been beyond the cut.
 
     Eight Gaussian sigmas above an expectation of a frame or less are too few: the Poisson tail is longer."""
-    n = np.maximum(lit.judged, 1)
+    n = np.maximum(judged, 1)
     p = np.clip(model, 0, 1)
     return np.sqrt((p + 1 / n) * (1 - p) / n)
 

@@ -59,10 +59,16 @@ def test_nothing_is_held_before_the_first_frame_and_12_bytes_a_pixel_after():
 
 
 def test_touching_is_bounded_by_the_machine(monkeypatch):
-    monkeypatch.setattr(memory, "machine_memory", lambda: 80 << 20)
-    assert memory.touch(1 << 20, 4) == 4 << 20
-    assert memory.touch(1 << 20, 4000) == 10 << 20
-    assert memory.touch(100 << 20, 4) == 0
+    monkeypatch.setattr(memory, "available_memory", lambda: 20 << 20)
+    monkeypatch.setattr(memory, "PIECE", 3 << 20)
+    assert memory.touch(4 << 20) == 4 << 20
+    assert memory.touch(4000 << 20) == 10 << 20
+    assert memory.touch(0) == 0
+
+
+def test_what_any_run_needs_is_touched_at_the_start():
+    at_start, pixels = memory.at_start(AGIPD), 512 * 128 * 352
+    assert at_start == memory.message_bytes(AGIPD) * memory.buffers(AGIPD) + pixels * (3 * 2 * 12 + 60)
 
 
 def test_a_tuned_process_keeps_what_it_frees():
@@ -71,7 +77,7 @@ def test_a_tuned_process_keeps_what_it_frees():
         "import resource, numpy as np\n"
         "from rmm_stream.live import memory\n"
         "tuned = memory.tune()\n"
-        "memory.touch(8 << 20, 4)\n"
+        "memory.touch(32 << 20)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(8): np.ones(8 << 20, np.uint8)\n"
         "print(int(tuned), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"

@@ -15,7 +15,9 @@ from ..rmm.memory import plan as plan_maker
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 GIB = 1 << 30
+PROGRAM = "program"
 PAGE = 4096
+PIECE = 1 << 28  # bytes, below the size that the allocator would take from the system and give back each time
 
 
 def tune() -> bool:
@@ -24,31 +26,39 @@ def tune() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((M_MMAP_THRESHOLD, GIB), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
+    settings = ((M_MMAP_THRESHOLD, GIB), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1))
     done = [mallopt(key, value) for key, value in settings]  # all of them, also when one is refused
     return all(done)
 
 
-def touch(nbytes: int, buffers: int) -> int:
-    """Allocate and free `buffers` buffers, writing to each page, so that the first trains find them mapped.
+def touch(nbytes: int) -> int:
+    """Allocate and free so many bytes, writing to each page, so that trains and statistics find them mapped.
 
-    Never more than an eighth of the machine's memory. Returns the bytes touched.
+    The first write to a page costs more than all that is done with it later: statistics that come with the first lit train
+    would cost the trains behind it. Never more than half of what the machine has left. Returns the bytes touched.
     """
-    nbytes, room = max(1, nbytes), machine_memory() // 8
-    buffers = min(buffers, room // nbytes)
-    held = [np.empty(nbytes, np.uint8) for _ in range(buffers)]
-    for buffer in held:
-        buffer[::PAGE] = 0
-    return nbytes * len(held)
+    nbytes = min(nbytes, available_memory() // 2)
+    held = []
+    while nbytes > 0:
+        piece = np.empty(min(nbytes, PIECE), np.uint8)
+        piece[::PAGE] = 0
+        held.append(piece)
+        nbytes -= piece.nbytes
+    return sum(piece.nbytes for piece in held)
 
 
-def machine_memory() -> int:
+def machine_memory(entry: str = "MemTotal") -> int:
     """Bytes of memory that the machine has; 8 GiB where it does not say."""
     try:
         with open("/proc/meminfo") as info:
-            return int(next(line for line in info if line.startswith("MemTotal")).split()[1]) * 1024
+            return int(next(line for line in info if line.startswith(entry)).split()[1]) * 1024
     except (OSError, StopIteration, ValueError, IndexError):
         return 8 * GIB
+
+
+def available_memory() -> int:
+    """Bytes of memory that the machine has left."""
+    return machine_memory("MemAvailable")
 
 
 def message_bytes(config: Config) -> int:
@@ -73,8 +83,13 @@ def plan(config: Config) -> list[Part]:
     """What the whole service will need: the program, the messages in flight, and the parts of the maker."""
     spec = config.detector.spec()
     in_flight = Part("messages", f"start: {buffers(config)} in flight", message_bytes(config) * buffers(config), False)
-    program = Part("program", "start, kernels compiled", resident(), False)
+    program = Part(PROGRAM, "start, kernels compiled", resident(), False)
     return [program, in_flight, *plan_maker(spec, len(config.modules), len(config.cells), config.settings)]
+
+
+def at_start(config: Config) -> int:
+    """Bytes of the messages in flight and of the statistics of darks and flats: what any run needs."""
+    return sum(part.size for part in plan(config) if not part.on_top and part.part != PROGRAM)
 
 
 def resident() -> int:

@@ -149,7 +149,8 @@ class Service:
             undo.callback(self._close)
             if self._tune_memory:
                 memory.tune()
-                memory.touch(memory.message_bytes(self.config), memory.buffers(self.config))
+                notify("STATUS=touching memory")
+                memory.touch(memory.at_start(self.config))
             self._http = HttpServer(self.config.http, self.status)
             spec = self._parts.spec
             layout = (len(spec.stages), spec.cells, *spec.module_shape)

@@ -45,8 +45,8 @@ class FakeMaker:
     def fold(self):
         self.folded += 1
 
-    def due(self):
-        return [fit.key for fit in self.fits]
+    def due(self, since=0.0):
+        return [fit.key for fit in self.fits if fit.timestamp >= since]
 
     def refresh(self, key):
         n = next(n for n, fit in enumerate(self.fits) if fit.key == key)
@@ -303,17 +303,27 @@ def test_nothing_is_fitted_without_news():
     assert worker._maker.fits
 
 
-def test_while_frames_wait_fits_get_a_small_share_of_the_time():
+def test_after_a_message_fits_get_a_small_share_of_the_time_and_in_a_pause_all_of_it():
     ticks = count()
     maker = FakeMaker([fit_of(cell % 3, bad=cell) for cell in range(20)])
     worker, _ = make(maker, clock=lambda: next(ticks) * 0.02)
     put(worker, make_batch())
-    put(worker, make_batch(train_id=1001))
     worker.step()
     busy = 20 - len(maker.fits)
-    assert 1 <= busy <= 2, "the second message waits"
+    assert 1 <= busy <= 2, "the next train is on its way"
     worker.step()
-    assert len(maker.fits) == 0 or 20 - len(maker.fits) - busy > 2 * busy, "none waits: fits have the time"
+    assert len(maker.fits) == 0 or 20 - len(maker.fits) - busy > 2 * busy, "none came: fits have the time"
+
+
+def test_after_a_message_only_what_has_just_changed_is_fitted_and_in_a_pause_the_rest():
+    """So that a change is out soon after the frames that made it, however many maps are due."""
+    old = replace(fit_of(1, bad=1), timestamp=NOW - 1.0)
+    worker, published = make(FakeMaker([old, fit_of(0, bad=1)]))
+    put(worker, make_batch(timestamp=NOW))
+    worker.step()
+    assert [change.key.cell for change in published] == [0]
+    worker.step()
+    assert [change.key.cell for change in published] == [0, 1]
 
 
 def test_frames_that_wait_for_their_block_are_folded_when_no_more_come(monkeypatch):
@@ -356,7 +366,7 @@ def test_finish_folds_what_waits_and_fits_every_map():
     for train in range(3):
         put(worker, make_batch(train_id=train))
     maker.fits = [fit_of(cell, bad=1) for cell in range(3)]
-    maker.due = lambda: []
+    maker.due = lambda since=0.0: []
     worker.finish()
     assert [int(batch.train_id[0]) for batch in maker.fed] == [0, 1, 2]
     assert len(published) == 3

@@ -26,8 +26,11 @@ from .status import NOBODY_SAYS, ModuleStatus, Status
 
 log = logging.getLogger(__name__)
 
-BUSY_S = 0.03  # spent on fits between two messages while frames wait: under a third of a train at 10 Hz
-IDLE_S = 0.5  # spent on fits while none waits; bounds how long a turn lasts, for the watchdog
+BUSY_S = 0.03  # spent on fits after a message: under a third of a train at 10 Hz
+IDLE_S = 0.5  # spent on fits in a turn without one; bounds how long a turn lasts, for the watchdog
+RECENT_S = (
+    0.25  # of data time. After a message only maps that have just changed are fitted; others when they change again
+)
 PAUSE_S = 1.0  # without frames, after which those that wait for their block are folded as they are
 MEMORY_S = 5.0  # how often the maker is asked what it holds
 
@@ -94,6 +97,7 @@ class Worker:
         self._memory_at = -MEMORY_S
         self._news = False
         self._paused = True  # nothing waits for its block
+        self._data_at = 0.0  # data time of the latest frames, s
         self._turned = self._fed = time.monotonic()
         self._abandoned = False
         self._stop = threading.Event()
@@ -115,7 +119,7 @@ class Worker:
         elif not self._paused and time.monotonic() - self._fed > PAUSE_S:
             self._maker.fold()
             self._paused = self._news = True
-        fitted = self._fit_some()
+        fitted = self._fit_some(busy=message is not None)
         self._report()
         return asked or message is not None or fitted > 0
 
@@ -136,7 +140,7 @@ class Worker:
             except DataError as e:  # the detector's fault: survive it, the next good train counts
                 accepted, rejected = 0, {"shape": len(mine)}
                 self._complaints.say("refused", f"frames refused: {e}")
-            self._news = True
+            self._news, self._data_at = True, batch.timestamp
             now = self._clock()
             self._modules[batch.module] = replace(
                 module,
@@ -180,18 +184,23 @@ class Worker:
                 self._maker.restart(request.exposure)
             log.info("the operator says: %s", request, extra={"event": "expose"})
 
-    def _fit_some(self) -> int:
-        """Fit the maps with most news within the budget. Returns how many."""
+    def _fit_some(self, busy: bool) -> int:
+        """Fit the maps with most news within the budget. Returns how many. busy: a message came, and the next is on its way.
+
+        Each train changes an eighth of the maps. Those with most news are fitted at once, so that a change is out soon after
+        the frames that made it; one for which the time does not suffice has more news when it changes again."""
         begun, fitted = self._clock(), 0
-        due = self._maker.due() if self._news else []
-        self._news = False  # nothing due stays so until frames come
+        if not self._news:
+            return 0
+        due = self._maker.due(self._data_at - RECENT_S) if busy else self._maker.due()
+        self._news = busy  # while busy, others may be due; nothing due stays so until frames come
         for key in due:
             started = self._clock()
             fit = self._maker.refresh(key)
             now = self._clock()
             self._judge([fit], now - started)
             fitted += 1
-            if not 0 <= now - begun < (IDLE_S if self.frames.empty() else BUSY_S):
+            if not 0 <= now - begun < (BUSY_S if busy or not self.frames.empty() else IDLE_S):
                 self._news = True
                 break
         return fitted

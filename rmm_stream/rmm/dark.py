@@ -243,9 +243,14 @@ class DarkFrames:
             cell = int(pixels.cells[k]) + self.cells.start
             bands = self.segments.route(module, cell).bands.reshape(len(self.spec.stages), 2, -1)
             stage = frames[0].stage
-            if len(frames) == BLOCK and (module, cell) not in self._mixed:
-                if self._open(module, INDICATORS, stage, gains).add_if_placed(gains, k, bands[stage], limits[1]):
+            if (module, cell) not in self._mixed:
+                of_stage = self._open(module, INDICATORS, stage, gains)
+                if len(frames) == BLOCK and of_stage.add_if_placed(gains, k, bands[stage], limits[1]):
                     placed.setdefault(stage, []).append(k)
+                    continue
+                if len(frames) < BLOCK and _all_in(gains, k, len(frames), bands[stage]):
+                    placed.setdefault(stage, []).append(k)
+                    of_stage.add(Block(gains.stacks, gains.rows[k : k + 1], gains.cells[k : k + 1]), limits)
                     continue
                 self._mixed.add((module, cell))
             for stage, band in enumerate(bands):
@@ -291,6 +296,13 @@ class DarkFrames:
                     stats.frames[cell - self.cells.start] += int((of == stage).sum())
             for frame, stage in zip(frames.tolist(), of.tolist()):
                 self._told(MapKey(batch.module, stage, cell), batch, frame)
+
+
+def _all_in(gains: Block, k: int, frames: int, band: NDArray) -> bool:
+    """Whether the indicators of the first frames of the k-th cell all lie in a band, (2, px) uint16."""
+    zero, top = (gains.stacks[0].dtype.type(v) for v in (0, np.iinfo(gains.stacks[0].dtype).max))
+    rows = (stack[row] for stack, row in zip(gains.stacks[:frames], gains.rows[k]))
+    return all(routing.count_in_band(g, g, read_only(band[0]), read_only(band[1]), zero, top) == g.size for g in rows)
 
 
 def _gain_limits(gains: Block) -> tuple[int, int]:

@@ -222,17 +222,20 @@ class MaskMaker:
         self.darks.fold()
         self.segments.retire()
 
-    def due(self) -> list[MapKey]:
+    def due(self, since: float = -np.inf) -> list[MapKey]:
         """The maps with enough news for a fit, most news first; of equal news those first that were never fitted.
 
-        Of what has been folded: a worker fits these while frames wait for their block."""
+        Of what has been folded: a worker fits these while frames wait for their block. since: data time, s; only maps whose
+        last frame is not older."""
         due = []
         fit, span = self.settings.fit, self.settings.features.lit.span_frames
         for key, news in self.folded.items():
             fresh = news.fresh
             window = max(1, min(news.frames, span))
+            if fresh < max(1, fit.news * window) or news.timestamp < since:
+                continue
             waited = not 0 <= news.timestamp - news.fitted_timestamp < fit.every_s  # time may step back
-            if waited and fresh >= max(1, fit.news * window) and self._may_speak(key):
+            if waited and self._may_speak(key):
                 due.append((-fresh / window, news.fitted_at > 0, key))
         return [key for _, _, key in sorted(due)]
 

@@ -16,6 +16,7 @@ BARS = {
     "f6": "tests.bench.f6",
     "refresh": "tests.bench.refresh",
     "startup": "tests.bench.startup",
+    "ingest": "tests.bench.ingest",
     "module": "tests.bench.module",
 }
 

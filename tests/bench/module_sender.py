@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--prelude", type=int, default=216, help="dark trains before those that count")
     parser.add_argument("--trains", type=int, default=600)
     parser.add_argument("--stretch", type=int, default=60, help="dark, then as many lit, and so on")
+    parser.add_argument("--gain-stage", type=int, default=-1, help="in which darks are held; -1: they switch freely")
     parser.add_argument("--rate", type=float, default=10.0, help="trains per second; 0: as fast as they are taken")
     args = parser.parse_args()
     axes = Axes.parse(args.axes)
@@ -83,7 +84,7 @@ def main() -> None:
                 time.sleep(max(0.0, due - time.monotonic()))
                 due += 1 / args.rate
             stamp = [karabo_message.stamp(of, number + 1, time.time()) for of in (name, EXPOSURE)]
-            told = {"illumination.value": "flat" if lit else "dark", "gainStage.value": -1}
+            told = {"illumination.value": "flat" if lit else "dark", "gainStage.value": -1 if lit else args.gain_stage}
             arrays = {source.image_key: values, source.gain_key: gains, source.cell_key: cell}
             sender.send(karabo_message.write({name: arrays, EXPOSURE: told}, {name: stamp[0], EXPOSURE: stamp[1]}))
         print("sent", flush=True)

@@ -211,7 +211,7 @@ def test_a_value_is_data_where_routing_says_so(bits, saturation, sentinels, valu
         x = np.array([*values, np.nan, np.inf, -np.inf, 0.5, -3e38, 254.9], np.float32)
     else:
         x = np.array(values, np.int64).clip(0, np.iinfo(spec.dtype).max).astype(spec.dtype)
-    limit = np.inf if saturation is None else saturation
+    limit = min(np.inf if saturation is None else saturation, 2.0**bits if bits else np.inf)  # beyond its bits: no data
     expected = naive.mark_invalid(x, limit, sentinels, np.zeros(len(x), np.uint8)) == 0
     inside = (x >= found.least) & (x <= found.most) & ~np.isin(x, found.inner)
     np.testing.assert_array_equal(inside, expected)

@@ -20,7 +20,7 @@ PROMISED = {
     "mask_published_timestamp_seconds", "mask_changed_pixels", "maps_judged", "maps_held", "suspected_signal_pixels",
     "fit_duration_seconds", "frame_age_seconds", "queue_depth", "shard_generation", "run_active",
     "messages_malformed_total", "source_disconnects_total", "source_resets_total", "source_series_total",
-    "memory_bytes", "build_info",
+    "memory_bytes", "build_info", "lit_every_train",
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 

@@ -149,7 +149,6 @@ class Service:
             undo.callback(self._close)
             if self._tune_memory:
                 memory.tune()
-                notify("STATUS=touching memory")
                 memory.touch(memory.at_start(self.config))
             self._http = HttpServer(self.config.http, self.status)
             spec = self._parts.spec

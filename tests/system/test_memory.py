@@ -39,7 +39,7 @@ directory = "{directory}"
 [http]
 port = 0
 [simulate]
-dark_trains = 6
+dark_trains = 12
 flat_trains = 24
 """
 #: Parts that this run never brings: sample frames, lit frames in lower gain, 32,768 darks, a request to start afresh.
@@ -62,9 +62,11 @@ def test_a_running_service_needs_what_check_said(tmp_path):
     try:
         ready = next(line for line in service.stderr if "page at" in line)
         page = ready.split("page at ")[1].split()[0].rstrip(",")
-        subprocess.run(command("simulate", str(config)), capture_output=True, check=True, timeout=200)
+        for first in ("1", "1001"):  # the second time darks wait for their block beside all that the first has left
+            simulate = command("simulate", str(config), "--first-train", first)
+            subprocess.run(simulate, capture_output=True, check=True, timeout=200)
         frames = 0.0
-        while frames < CELLS * (3 * 6 + 24):
+        while frames < 2 * CELLS * (3 * 12 + 24):
             with urllib.request.urlopen(page + "/metrics", timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
             frames = next(float(line.split()[-1]) for line in lines if line.startswith("rmm_stream_frames_total{"))

@@ -69,6 +69,7 @@ class DarkFrames:
         self._held: dict[tuple[int, int | None], dict[int, list[Held]]] = {}  # by module and held stage; then by cell
         self._begun: dict[tuple[int, int | None], set[int]] = {}  # cells whose first block has been folded
         self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
+        self._routes: dict[tuple[int, int], NDArray] = {}  # bands of modules and cells
         self._blank: dict[np.dtype, NDArray] = {}
         self._kept: dict[np.dtype, NDArray] = {}  # scratch of _of_band()
 
@@ -127,11 +128,10 @@ class DarkFrames:
             return np.where(found, held, _NOTHING)
         stages = np.empty(len(take), np.int64)
         for k, frame in enumerate(take.tolist()):
-            route = self.segments.route(batch.module, int(batch.cell[frame]))
-            if route is None:
+            if (bands := self._bands(batch.module, int(batch.cell[frame]))) is None:
                 stages[k] = _UNKNOWN
-                continue
-            stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], route.bands)
+            else:
+                stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], bands)
         return np.where((stages >= 0) & (held is not None), held or 0, stages)
 
     def _stage_of(self, batch: FrameBatch, frame: int, held: int | None) -> int:
@@ -190,6 +190,7 @@ class DarkFrames:
                 self._fold(group, {cell: self._take(waiting, cell, BLOCK) for cell in list(waiting)})
             self._begun.pop(group)
         self._mixed = {known for known in self._mixed if module not in (None, known[0])}
+        self._routes = {known: bands for known, bands in self._routes.items() if module not in (None, known[0])}
 
     def _fold(self, group: tuple[int, int | None], frames: dict[int, list[Held]]) -> None:
         """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
@@ -227,7 +228,7 @@ class DarkFrames:
             self._add_free(module, pixels, gains, held)
             return
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
-            band = gain.code_route(self.spec, stage).bands[stage].reshape(2, -1)
+            band = self._bands(module, 0)[stage]
             for k in range(len(held)):
                 self._open(module, VALUES, stage, pixels).add(self._of_band(pixels, gains, k, band)[0], self._limits)
         else:
@@ -241,8 +242,7 @@ class DarkFrames:
         limits, placed = _gain_limits(gains), {}
         for k, frames in enumerate(held):
             cell = int(pixels.cells[k]) + self.cells.start
-            bands = self.segments.route(module, cell).bands.reshape(len(self.spec.stages), 2, -1)
-            stage = frames[0].stage
+            bands, stage = self._bands(module, cell), frames[0].stage
             if (module, cell) not in self._mixed:
                 of_stage = self._open(module, INDICATORS, stage, gains)
                 if len(frames) == BLOCK and of_stage.add_if_placed(gains, k, bands[stage], limits[1]):
@@ -263,6 +263,13 @@ class DarkFrames:
         for stage, of in placed.items():
             whole = Block(pixels.stacks, pixels.rows[of], pixels.cells[of])
             self._open(module, VALUES, stage, pixels).add(whole, self._limits)
+
+    def _bands(self, module: int, cell: int) -> NDArray | None:
+        """(stages, 2, px) uint16 of one cell, the same as long as frames of one exposure follow each other; None: unknown."""
+        bands = self._routes.get((module, cell))
+        if bands is None and (route := self.segments.route(module, cell)) is not None:
+            bands = self._routes[module, cell] = read_only(route.bands.reshape(len(self.spec.stages), 2, -1))
+        return bands
 
     def _of_band(self, block: Block, gains: Block, k: int, band: NDArray) -> tuple[Block, bool]:
         """The frames of the k-th cell without what does not belong to a gain stage, and whether any does. Until the next.
@@ -302,7 +309,7 @@ def _all_in(gains: Block, k: int, frames: int, band: NDArray) -> bool:
     """Whether the indicators of the first frames of the k-th cell all lie in a band, (2, px) uint16."""
     zero, top = (gains.stacks[0].dtype.type(v) for v in (0, np.iinfo(gains.stacks[0].dtype).max))
     rows = (stack[row] for stack, row in zip(gains.stacks[:frames], gains.rows[k]))
-    return all(routing.count_in_band(g, g, read_only(band[0]), read_only(band[1]), zero, top) == g.size for g in rows)
+    return all(routing.count_in_band(g, g, band[0], band[1], zero, top) == g.size for g in rows)
 
 
 def _gain_limits(gains: Block) -> tuple[int, int]:

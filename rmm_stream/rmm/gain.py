@@ -169,7 +169,9 @@ def majority(where: NDArray, stages: int) -> int:
 
 
 def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArray) -> int:
-    """The same from bands, of a narrow detector; of a large frame one line in SAMPLED is looked at. frame, gain: (ss, fs)."""
+    """The same from bands, (stages, 2, px) uint16, of a narrow detector; of a large frame one line in SAMPLED is looked at.
+
+    frame, gain: (ss, fs). bands: read-only."""
     least, most = map(np.uint16, data_range(spec)[:2])
     line = spec.module_shape[1] if frame.size > WHOLE_BELOW else frame.size
     n = np.empty(len(spec.stages), np.int64)
@@ -177,7 +179,7 @@ def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArra
         routing.count_in_bands(
             read_only(frame.reshape(-1)),
             read_only(gain.reshape(-1)),
-            read_only(bands.reshape(len(bands), 2, -1)),
+            bands,
             least,
             most,
             line,

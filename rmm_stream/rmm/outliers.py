@@ -154,7 +154,7 @@ class Stack:
         self.z = np.full((n, size), np.nan, np.float32)
         self.usable, self.wanted = np.zeros((2, n), np.int64)
         self.planes, self.sigmas, self.nearest = np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n)
-        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(13)
+        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(15)
 
     def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray) -> float:
         """Fit the planes of the tiles that are wanted. Returns the least sigma_raw, inf where none was fitted."""

@@ -209,11 +209,12 @@ def window_background(v, dither, use_dither, dither_at, settings):
     return plane, final_sigma(sigma_raw, factor, floor, 0.0 if plane is None else plane[0])
 
 
-def add_snr(snr, clip, snr_cut):
-    """What one frame adds to total, count, judged, above and below."""
+def add_snr(snr, clip, snr_cut, usual, in_tiles):
+    """What one frame adds to total, count, judged, above and below: to counts where a pixel is not as usual."""
     there = ~np.isnan(snr)
+    unlike = (there != usual) & in_tiles
     with np.errstate(invalid="ignore"):
-        return np.where(there, np.clip(snr, -clip, clip), 0), there, there, snr > snr_cut, snr < -snr_cut
+        return np.where(there, np.clip(snr, -clip, clip), 0), unlike, unlike, snr > snr_cut, snr < -snr_cut
 
 
 def judge_frame(v, tiles, dither, settings, adu_per_photon, use_dither, of_stage, stage):

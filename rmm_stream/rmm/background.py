@@ -9,7 +9,7 @@ from ..config import Settings
 from ..detectors import DetectorSpec
 from ..frames import Illumination
 from . import gain
-from .kernels import windows
+from .kernels import planes, windows
 from .kernels.compiled import read_only
 from .outliers import Stack, consistency, tiles
 from .snr import SnrStats
@@ -51,7 +51,7 @@ class FrameJudge:
         fit, lit = settings.fit, settings.features.lit
         self.spec, self.settings, self.warm = spec, settings, lit.warm
         where = tiles(spec, lit.window or fit.tile)
-        self.stack, n = Stack(where, fit), len(where)
+        self.stack, n = Stack(where, fit, planes.NEARLY_AT_REST), len(where)
         self.width, self.columns = spec.module_shape[1], int(self.stack.layout.shape[1])
         self.consistency, self.sigma_floor = consistency(fit.lambda_fit), float(spec.sigma_floor)
         self.floors, self.photon_floors = np.full((2, n), self.sigma_floor)
@@ -67,6 +67,7 @@ class FrameJudge:
         for top, bottom, left, right in where:
             self.in_tiles[top:bottom, left:right] = True
         self._last: tuple = (None, None, None, ())
+        self._bands: tuple = ()
         self._loaded = _NOTHING
         self._dither: NDArray | None = None
 
@@ -158,16 +159,17 @@ class FrameJudge:
         """(frame, gain, bands, rows, least, most) as kernels want them: flat, and read-only, as what comes from a socket is."""
         if self._last[0] is frame and self._last[1] is gains and self._last[2] is route:
             return self._last[3]
-        least, most, _ = self.range
         pixels = frame if self.plain else gain.clean(self.range, frame)
-        routed = gains is not None and route.bands is not None
-        flat = (
-            read_only(pixels.reshape(-1)),
-            read_only(gains.reshape(-1)) if routed else _NO_GAIN,
-            read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
-            read_only(route.rows) if routed else _NO_BANDS,
-            pixels.dtype.type(least if self.plain else -np.inf), pixels.dtype.type(most if self.plain else np.inf),
-        )  # fmt: skip
+        if self._last[2] is not route or (gains is None) != (self._last[1] is None):
+            routed = gains is not None and route.bands is not None
+            self._bands = (
+                read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
+                read_only(route.rows) if routed else _NO_BANDS,
+                pixels.dtype.type(self.range.least if self.plain else -np.inf),
+                pixels.dtype.type(self.range.most if self.plain else np.inf),
+            )
+        routed = self._bands[0] is not _NO_BANDS
+        flat = read_only(pixels.reshape(-1)), read_only(gains.reshape(-1)) if routed else _NO_GAIN, *self._bands
         self._last = (frame, gains, route, flat)
         return flat
 

@@ -148,7 +148,8 @@ class Stack:
     tile is to be fitted: 0 no, 1 cold, 2 warm. planes: (n, 3), sigmas, nearest: (n,) float64.
     """
 
-    def __init__(self, where: NDArray, fit: Fit):
+    def __init__(self, where: NDArray, fit: Fit, at_rest: float = planes.AT_REST):
+        self.at_rest = at_rest
         self.layout, self.structure, self.lambda_fit = layout(where), fit.structure, fit.lambda_fit
         n, size = len(where), int(self.layout.shape.prod())
         self.z = np.full((n, size), np.nan, np.float32)
@@ -161,7 +162,7 @@ class Stack:
         it = self.layout
         return planes.fit_tiles(
             z, it.shape, self.usable, it.least, self.wanted, it.sample, it.places, self.structure, self.lambda_fit,
-            planes_, sigmas, nearest, self.scratch, self.sums,
+            self.at_rest, planes_, sigmas, nearest, self.scratch, self.sums,
         )  # fmt: skip
 
 

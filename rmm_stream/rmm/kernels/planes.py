@@ -26,6 +26,7 @@ SETTLED = 0.25  # of that bound: the final least squares mend what a large tile'
 SAMPLED = 25  # values whose median tells about where to begin
 FINAL = 4  # least squares over all inliers at most
 AT_REST, ALIKE = 0.05, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
+NEARLY_AT_REST = 0.2  # of single frames, whose sums are of hundreds: leaves 0.01 sigma
 MOVED = 0.2  # relative change of k-th residual : sigma at which a warm fit is not believed
 BELOW = 0.7  # of the last bound of inliers, in k-th residuals, where a warm scale begins
 
@@ -273,14 +274,14 @@ def level(values, m, sample):
 
 @fast
 def fit_tiles(
-    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, planes, sigmas, nearest, scratch, sums
+    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, at_rest, planes, sigmas, nearest, scratch, sums
 ):
     """Robust planes and sigma_raw of the tiles of a stack (Appendix A; the final least squares is over the inliers).
 
     z: (n, H * W) float32, nan where a pixel takes no part. shape: (2,) int64, H and W. usable: (n,) int64, pixels that do;
     least: (n,) int64, so many are needed. wanted: (n,) int64, 0: leave it out, 1: start cold, 2: start from `planes`.
     sample: rows to concentrate on. places: (6, H * W) float32, y and x of the pixels, of the sample, of the blocks, as
-    layout() in outliers.py has them. planes: (n, 3) float64. sigmas: (n,) float64, nan where a tile cannot be fitted.
+    layout() in outliers.py has them. at_rest: AT_REST, or more. planes: (n, 3) float64. sigmas: (n,) float64, nan where a tile cannot be fitted.
     nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are written.
     scratch: (4, H * W) float32, sums: (15,) float64. Returns the least sigma_raw, inf where no tile was fitted.
     """
@@ -377,7 +378,7 @@ def fit_tiles(
                     moved = refit(y, x, sums, plane)
                     sigmas[t] = math.sqrt(max(sums[9], 0.0) / (sums[0] - PARAMETERS))
                     bound = np.float32(lambda_fit * sigmas[t])
-                    rests = moved <= AT_REST * sigmas[t] and abs(bound - limit) <= ALIKE * limit
+                    rests = moved <= at_rest * sigmas[t] and abs(bound - limit) <= ALIKE * limit
                     limit = bound
                     if size < SAMPLE or (rests and (turn > 0 or not sampled)):
                         break

@@ -15,6 +15,7 @@ from .robust import final_sigma
 PHOTON_CLIP = 10.0  # photons; a Bragg peak must not raise the floor of its tile
 
 
+NONE, HIGH, LOW, ODD = np.int32(0), np.int32(1), np.int32(2), np.int32(4)  # what there is in a row
 UNTOLD = -2  # a tile whose stage is not known yet
 
 
@@ -48,7 +49,7 @@ def load_tiles(
 ):
     """Values less their offsets, into a stack, of the tiles whose stage it is; nan where a pixel is not valid in it.
 
-    A tile whose stage is UNTOLD is loaded too: where more than half of its pixels are valid in this stage, it is that one,
+    A tile whose stage is UNTOLD is loaded too: where more than half of its pixels are usable in this stage, it is that one,
     and of_stage is written. Returns whether the stage of a tile is still untold.
 
     frame ... tiles: as majority_stages(). rows: (stages, 2, ss) uint16, as gain.Route has them. offset: (px,) float32, nan
@@ -61,32 +62,28 @@ def load_tiles(
         usable[t] = wanted[t] = 0
         if of_stage[t] != stage and of_stage[t] != UNTOLD:
             continue
-        tile, n, valid = z[t], np.int32(0), np.int32(0)
-        top, m = np.uintp(tiles[t, 0]), np.uintp(tiles[t, 3] - tiles[t, 2])
+        tile, n, top, m = z[t], np.int32(0), np.uintp(tiles[t, 0]), np.uintp(tiles[t, 3] - tiles[t, 2])
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
             a = np.uintp(np.uintp(top + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
-            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int16(0)
-            if routed:  # nearly always a row is all in one stage, and tells with half as much to read
+            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int32(0)
+            if routed:  # nearly always all of a row is in the band that its pixels share
                 lowest, highest = rows[stage, 0, top + i], rows[stage, 1, top + i]
                 for j in range(m):
-                    out = (gain[a + j] < lowest) | (gain[a + j] > highest)
-                    elsewhere = np.int16(elsewhere + (np.int16(1) if out else np.int16(0)))
-            if elsewhere != 0:
-                for j in range(m):
                     here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                    here = here & (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
-                    v = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
-                    tile[b + j] = v
-                    n = np.int32(n + (np.int32(1) if v == v else np.int32(0)))
-                    valid = np.int32(valid + (np.int32(1) if here else np.int32(0)))
+                    tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
+                    there = (gain[a + j] >= lowest) & (gain[a + j] <= highest)
+                    elsewhere = np.int32(elsewhere + (np.int32(0) if there else np.int32(1)))
+                if elsewhere > 0:
+                    for j in range(m):
+                        there = (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
+                        tile[b + j] = tile[b + j] if there else np.float32(np.nan)
             else:
                 for j in range(m):
                     here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                    v = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
-                    tile[b + j] = v
-                    n = np.int32(n + (np.int32(1) if v == v else np.int32(0)))
-                    valid = np.int32(valid + (np.int32(1) if here else np.int32(0)))
-        if 2 * np.int64(valid) > (tiles[t, 1] - tiles[t, 0]) * np.int64(m):
+                    tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
+        for i in range(tile.size):
+            n = np.int32(n + (np.int32(1) if tile[i] == tile[i] else np.int32(0)))
+        if of_stage[t] == UNTOLD and 2 * np.int64(n) > (tiles[t, 1] - tiles[t, 0]) * np.int64(m):
             of_stage[t] = stage
         if of_stage[t] == stage:
             usable[t], wanted[t] = n, start
@@ -133,33 +130,30 @@ def add_snr(
         fitted = sigma > 0
         done += 1 if fitted else 0
         tile, inverse, m = z[t], np.float32(1 / sigma), np.uintp(tiles[t, 3] - tiles[t, 2])
-        slope = np.float32(planes[t, 2] / sigma)
+        c0, cy, slope = planes[t, 0] / sigma, planes[t, 1] / sigma, np.float32(planes[t, 2] / sigma)
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
             a = np.uintp(np.uintp(np.uintp(tiles[t, 0]) + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
             b = np.uintp(i * np.uintp(columns))
-            base = np.float32((planes[t, 0] + planes[t, 1] * y[b]) / sigma)
-            high = low = np.int32(0)
-            odd = np.int32(0 if fitted else 1)
+            base, seen = np.float32(c0 + cy * y[b]), np.int32(0 if fitted else ODD)
             if fitted:
                 for j in range(m):
                     snr = tile[b + j] * inverse - (base + slope * x[j])
                     least = snr if snr > -clip else -clip
                     total[a + j] += (least if least < clip else clip) if snr == snr else np.float32(0)
-                    high = np.int32(high + (np.int32(1) if snr > snr_cut else np.int32(0)))
-                    low = np.int32(low + (np.int32(1) if snr < -snr_cut else np.int32(0)))
-                    odd = np.int32(odd + (np.int32(1) if (tile[b + j] == tile[b + j]) != usual[a + j] else np.int32(0)))
+                    seen = np.int32(seen | (HIGH if snr > snr_cut else NONE) | (LOW if snr < -snr_cut else NONE))
+                    seen = np.int32(seen | (ODD if (tile[b + j] == tile[b + j]) != usual[a + j] else NONE))
             # most rows have none of these: their counts stay where they are
-            if odd > 0:
+            if seen & ODD:
                 for j in range(m):
                     there = (tile[b + j] == tile[b + j]) & fitted
                     more = one if there != usual[a + j] else zero
                     count[a + j] = np.uint16(count[a + j] + more)
                     judged[a + j] = np.uint16(judged[a + j] + more)
-            if high > 0:
+            if seen & HIGH:
                 for j in range(m):
                     snr = tile[b + j] * inverse - (base + slope * x[j])
                     above[a + j] = np.uint16(above[a + j] + (one if snr > snr_cut else zero))
-            if low > 0:
+            if seen & LOW:
                 for j in range(m):
                     snr = tile[b + j] * inverse - (base + slope * x[j])
                     below[a + j] = np.uint16(below[a + j] + (one if snr < -snr_cut else zero))

@@ -293,10 +293,7 @@ def fit_tiles(
     some, rest, r_block = scratch[2, :part], scratch[0, :part], scratch[0, :blocks]
     sums, kept, inside = sums[:10], sums[10:13], sums[13:]
     # the block medians nearest the middle
-    of_middle = max(blocks // columns // 2, 0) * columns
-    middle = BLOCK_STEP * of_middle
-    few_medians, r_middle = scratch[1, :columns], scratch[0, :columns]
-    y_middle, x_middle = places[4, of_middle : of_middle + columns], places[5, of_middle : of_middle + columns]
+    of_middle = blocks // columns // 2 * columns
     lowest = np.inf
     for t in range(z.shape[0]):
         tile, plane, before = z[t], planes[t], sigmas[t]
@@ -317,16 +314,20 @@ def fit_tiles(
         warm, kept_sigma, kept_nearest = wanted[t] == 2 and rows >= TALL and before > 0, 0.0, np.inf
         reach, limit, m = np.float32(before / nearest[t]), np.float32(nearest[t]), np.int64(0)
         while True:
-            on_blocks = not warm
-            if warm:  # the light has changed: by how much, a ninth of the pixels tell
-                m = medians_of_nine(tile[middle : middle + BLOCK_ROWS * columns], few_medians)
-                residuals(few_medians, y_middle, x_middle, plane, r_middle)
-                plane[0] += level(r_middle, m, few)[0] if m >= 8 else np.float32(0)
-            else:
-                m = block_medians(tile, rows, columns, r, medians)
-                on_blocks = m >= 8
-                plane[1] = plane[2] = 0.0
-                plane[0], limit = level(medians if on_blocks else tile, m if on_blocks else usable[t], few)
+            # where the light has changed since the last plane, a ninth of the pixels tell by how much
+            first, last = (of_middle, of_middle + columns) if warm else (np.int64(0), blocks)
+            if not warm:
+                plane[0] = plane[1] = plane[2] = 0.0
+            near = medians[first:last]
+            m = block_medians(tile[BLOCK_STEP * first :], rows, columns, r, near)
+            if warm and m < 8:
+                warm = False
+                continue
+            residuals(near, y_block[first:last], x_block[first:last], plane, r[: last - first])
+            on_blocks = not warm and m >= 8
+            shift, spread = level(r[: last - first] if m >= 8 else tile, m if m >= 8 else usable[t], few)
+            plane[0] += shift
+            limit = limit if warm else spread
             while True:  # concentrate: least squares on the k points nearest the plane, until it hardly moves
                 if on_blocks:
                     v, vy, vx, vr, k = medians, y_block, x_block, r_block, int(NEAREST * m)

@@ -45,6 +45,12 @@ def moments_within(z, y, x, plane, limit):
     return len(r), *(a.sum() for a in sums)
 
 
+def gradient_within(z, y, x, plane, limit, before):
+    """The same, with the moments of places that were before, scaled to the new count."""
+    now = moments_within(z, y, x, plane, limit)
+    return *(now[0] / before[0] * np.asarray(before[:6], float)), *now[6:]
+
+
 def least_squares(y, x, r):
     """(c0, cy, cx) of the plane through points; only c0 where they do not span a plane."""
     columns = np.stack([np.ones(len(r)), y, x], axis=1)

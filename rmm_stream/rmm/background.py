@@ -55,6 +55,7 @@ class FrameJudge:
         self.width, self.columns = spec.module_shape[1], int(self.stack.layout.shape[1])
         self.consistency, self.sigma_floor = consistency(fit.lambda_fit), float(spec.sigma_floor)
         self.floors, self.photon_floors = np.full((2, n), self.sigma_floor)
+        self.untold = np.full(n, windows.UNTOLD)
         self.adu_per_photon = 0.0 if spec.counting or spec.adu_per_photon is None else float(spec.adu_per_photon)
         when = {"off": _NEVER, "on": _ALWAYS, "auto": _ALWAYS if spec.counting else _WHEN_NEEDED}[fit.dither]
         self.use_dither = _NEVER if spec.calibrated else when
@@ -77,10 +78,11 @@ class FrameJudge:
         """(tiles,) int64: the stage in which most valid pixels of each tile are, -1 where none is valid.
 
         frame, gains: (ss, fs), of the detector's type, and uint8 or uint16. offset: of the likely stage, as __call__ has it,
-        so that values are loaded while pixels are counted: where the stage is the likely one, that is all there is to do."""
-        of_stage = np.full(len(self.floors), windows.UNTOLD)
-        flat = self._flat(frame, gains, route)
-        if offset is not None and not self._load(flat, offset, of_stage, likely):
+        so that values are loaded while pixels are counted: where the stage is the likely one, that is all there is to do. Not
+        for the first frame of all, so that a rehearsal has gone either way."""
+        of_stage = self.untold.copy()
+        first, flat = self._last[0] is None, self._flat(frame, gains, route)
+        if offset is not None and not first and not self._load(flat, offset, of_stage, likely):
             self._loaded = (flat, offset, likely)
             return of_stage
         stages = (0, len(self.spec.stages)) if route.held is None else (route.held, route.held + 1)

@@ -91,7 +91,10 @@ class SnrStats:
         if begun != begun:
             self.half_start[h, cell] = timestamp
         begun = self.bucket_start.item(b, cell)
-        if self.bucket_frames.item(b, cell) >= self.span_frames // buckets or timestamp - begun >= self.span_s / buckets:
+        if (
+            self.bucket_frames.item(b, cell) >= self.span_frames // buckets
+            or timestamp - begun >= self.span_s / buckets
+        ):
             b = self.bucket[cell] = (b + 1) % buckets
             self.judged[b, cell], self.above[b, cell], self.below[b, cell], self.bucket_frames[b, cell] = 0, 0, 0, 0
             begun = math.nan
@@ -176,9 +179,9 @@ class SnrStats:
                     to, of = (mine[cell] - age) % n, (theirs[cell] - age) % n
                     counts, *sums, frames = names
                     kept = getattr(other, counts)[of, cell]
-                    getattr(self, counts)[to, cell] += np.where(unlike, getattr(other, frames)[of, cell] - kept, kept).astype(
-                        np.uint16
-                    )
+                    getattr(self, counts)[to, cell] += np.where(
+                        unlike, getattr(other, frames)[of, cell] - kept, kept
+                    ).astype(np.uint16)
                     for name in (*sums, frames):
                         getattr(self, name)[to, cell] += getattr(other, name)[of, cell]
                     begun = getattr(self, start)

@@ -274,15 +274,17 @@ def level(values, m, sample):
 
 @fast
 def fit_tiles(
-    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, at_rest, planes, sigmas, nearest, scratch, sums
-):
+    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, at_rest,
+    planes, sigmas, nearest, scratch, sums,
+):  # fmt: skip
     """Robust planes and sigma_raw of the tiles of a stack (Appendix A; the final least squares is over the inliers).
 
     z: (n, H * W) float32, nan where a pixel takes no part. shape: (2,) int64, H and W. usable: (n,) int64, pixels that do;
     least: (n,) int64, so many are needed. wanted: (n,) int64, 0: leave it out, 1: start cold, 2: start from `planes`.
     sample: rows to concentrate on. places: (6, H * W) float32, y and x of the pixels, of the sample, of the blocks, as
-    layout() in outliers.py has them. at_rest: AT_REST, or more. planes: (n, 3) float64. sigmas: (n,) float64, nan where a tile cannot be fitted.
-    nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are written.
+    layout() in outliers.py has them. at_rest: AT_REST, or more. planes: (n, 3) float64. sigmas: (n,) float64, nan where a
+    tile cannot be fitted. nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are
+    written.
     scratch: (4, H * W) float32, sums: (15,) float64. Returns the least sigma_raw, inf where no tile was fitted.
     """
     rows, columns = shape[0], shape[1]
@@ -337,6 +339,8 @@ def fit_tiles(
                         v, vy, vx, vr = some, y_some, x_some, rest
                 rough = m > 64 if on_blocks else size >= SAMPLE
                 precision, settled, moved = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE, np.inf
+                if rough and on_blocks:  # only where pixels begin
+                    precision, settled = 3 * COARSE, 2 * SETTLED
                 for _ in range(1 if warm else STEPS):
                     residuals(v, vy, vx, plane, vr)
                     limit = kth_smallest(vr, k, limit, precision)

@@ -71,11 +71,12 @@ def test_passes_over_residuals_like_its_twin(seed, limit):
     twin = naive.moments_within(z.ravel(), y, x, plane, limit)
     if sums[0] == twin[0]:  # a residual within rounding of the limit may fall on either side
         np.testing.assert_allclose(sums, twin, rtol=1e-4, atol=2e-2)
-        before = sums.copy()
-        planes.gradient_within(z.ravel(), y, x, plane, 0.7 * limit, sums)
-        twin = naive.gradient_within(z.ravel(), y, x, plane, 0.7 * limit, before)
-        if before[0] > 0 and round(sums[0]) == round(twin[0]):
-            np.testing.assert_allclose(sums, twin, rtol=1e-4, atol=2e-2)
+        before, nearer = sums.copy(), np.float32(0.7) * limit
+        if before[0] > 0:
+            planes.gradient_within(z.ravel(), y, x, plane, nearer, sums)
+            twin = naive.gradient_within(z.ravel(), y, x, plane, nearer, before)
+            if round(sums[0]) == round(twin[0]):
+                np.testing.assert_allclose(sums, twin, rtol=1e-4, atol=2e-2)
     else:
         assert abs(sums[0] - twin[0]) <= 1
 

@@ -65,22 +65,19 @@ def load_tiles(
         tile, n, top, m = z[t], np.int32(0), np.uintp(tiles[t, 0]), np.uintp(tiles[t, 3] - tiles[t, 2])
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
             a = np.uintp(np.uintp(top + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
-            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int32(0)
+            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int16(0)
+            for j in range(m):
+                here = (frame[a + j] >= least) & (frame[a + j] <= most)
+                tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
             if routed:  # nearly always all of a row is in the band that its pixels share
                 lowest, highest = rows[stage, 0, top + i], rows[stage, 1, top + i]
                 for j in range(m):
-                    here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                    tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
                     there = (gain[a + j] >= lowest) & (gain[a + j] <= highest)
-                    elsewhere = np.int32(elsewhere + (np.int32(0) if there else np.int32(1)))
-                if elsewhere > 0:
+                    elsewhere = np.int16(elsewhere + (np.int16(0) if there else np.int16(1)))
+                if elsewhere != 0:
                     for j in range(m):
                         there = (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
                         tile[b + j] = tile[b + j] if there else np.float32(np.nan)
-            else:
-                for j in range(m):
-                    here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                    tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
         for i in range(tile.size):
             n = np.int32(n + (np.int32(1) if tile[i] == tile[i] else np.int32(0)))
         if of_stage[t] == UNTOLD and 2 * np.int64(n) > (tiles[t, 1] - tiles[t, 0]) * np.int64(m):

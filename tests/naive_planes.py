@@ -45,6 +45,12 @@ def moments_within(z, y, x, plane, limit):
     return len(r), *(a.sum() for a in sums)
 
 
+def gradient_within(z, y, x, plane, limit, before):
+    """The same, with the moments of places that were before, scaled to the new count."""
+    now = moments_within(z, y, x, plane, limit)
+    return *(now[0] / before[0] * np.asarray(before[:6], float)), *now[6:]
+
+
 def least_squares(y, x, r):
     """(c0, cy, cx) of the plane through points; only c0 where they do not span a plane."""
     columns = np.stack([np.ones(len(r)), y, x], axis=1)
@@ -209,11 +215,12 @@ def window_background(v, dither, use_dither, dither_at, settings):
     return plane, final_sigma(sigma_raw, factor, floor, 0.0 if plane is None else plane[0])
 
 
-def add_snr(snr, clip, snr_cut):
-    """What one frame adds to total, count, judged, above and below."""
+def add_snr(snr, clip, snr_cut, usual, in_tiles):
+    """What one frame adds to total, count, judged, above and below: to counts where a pixel is not as usual."""
     there = ~np.isnan(snr)
+    unlike = (there != usual) & in_tiles
     with np.errstate(invalid="ignore"):
-        return np.where(there, np.clip(snr, -clip, clip), 0), there, there, snr > snr_cut, snr < -snr_cut
+        return np.where(there, np.clip(snr, -clip, clip), 0), unlike, unlike, snr > snr_cut, snr < -snr_cut
 
 
 def judge_frame(v, tiles, dither, settings, adu_per_photon, use_dither, of_stage, stage):

@@ -71,8 +71,32 @@ def test_passes_over_residuals_like_its_twin(seed, limit):
     twin = naive.moments_within(z.ravel(), y, x, plane, limit)
     if sums[0] == twin[0]:  # a residual within rounding of the limit may fall on either side
         np.testing.assert_allclose(sums, twin, rtol=1e-4, atol=2e-2)
+        before, nearer = sums.copy(), np.float32(0.7) * limit
+        if before[0] > 0:
+            planes.gradient_within(z.ravel(), y, x, plane, nearer, sums)
+            twin = naive.gradient_within(z.ravel(), y, x, plane, nearer, before)
+            if round(sums[0]) == round(twin[0]):
+                np.testing.assert_allclose(sums, twin, rtol=1e-4, atol=2e-2)
     else:
         assert abs(sums[0] - twin[0]) <= 1
+
+
+@pytest.mark.parametrize("share", [0.01, 0.4])
+def test_repeated_gradients_go_to_the_least_squares_plane(share):
+    """Moments of places from a sample of rows: each step leaves a small part of the error of the last."""
+    z, (y, x), it = hot_tile(3, (64, 64), share, missing=0).ravel(), places((64, 64)), stack_of((64, 64)).layout
+    rows = np.repeat(it.sample * 64, 64) + np.tile(np.arange(64), len(it.sample))
+    found, exact, sums = np.zeros(3), np.zeros(3), np.empty(10)
+    for _ in range(4):
+        planes.moments_within(z, y, x, exact, np.float32(20), sums)
+        planes.refit(y, x, sums, exact)
+    planes.moments_within(z[rows], y[rows], x[rows], found, np.float32(20), sums)
+    for _ in range(4):
+        planes.gradient_within(z, y, x, found, np.float32(20), sums)
+        planes.refit(y, x, sums, found)
+    np.testing.assert_allclose(
+        naive.residuals(z.reshape(64, 64), found), naive.residuals(z.reshape(64, 64), exact), atol=2e-3
+    )
 
 
 @few

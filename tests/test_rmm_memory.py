@@ -59,7 +59,8 @@ def test_an_exposure_brings_what_its_part_says():
     assert indicator == plan["dark gain indicator, high"]
     m.feed(frames(n=1, exposure=FLAT0, level=1500, train=3000))
     lit = next(iter(m.lit.values()))
-    assert sum(getattr(lit, n).nbytes for n in ("total", "count", "judged", "above", "below")) == plan["F6, flat, high"]
+    arrays = ("usual", "total", "count", "judged", "above", "below")
+    assert sum(getattr(lit, n).nbytes for n in arrays) == plan["F6, flat, high"]
 
 
 def test_gate_holds_what_is_planned_of_a_large_and_a_small_frame():

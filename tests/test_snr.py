@@ -155,3 +155,28 @@ def test_state_restores_to_something_that_continues_identically():
         add(kept, t % 2, t * 3.0, t % 13 - 6)
     for name, array in s.state().items():
         np.testing.assert_array_equal(array, kept.state()[name], err_msg=name)
+
+
+@pytest.mark.parametrize("pattern", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_counts_do_not_depend_on_which_pixels_are_expected(pattern):
+    """Of the usual pixels those that were not judged are counted, of others those that were; shards may differ in it."""
+    rng, parts = np.random.default_rng(4), []
+    seen = rng.random((2, 12, *SHAPE)) < 0.8
+    for frames, usual in zip(seen, pattern):
+        s = stats(span_frames=400)
+        s.expect(0, np.arange(6).reshape(SHAPE) % 2 == usual)
+        for t, there in enumerate(frames):
+            _, count, judged, _, _ = s.open(0, float(t))
+            for kept in (count, judged):
+                kept += there != s.usual[0]
+        parts.append(s)
+    for s, frames in zip(parts, seen):
+        np.testing.assert_array_equal(s.mean(0, 11.0)[1], frames.sum(0))
+        np.testing.assert_array_equal(s.window(0, 11.0).judged, frames.sum(0))
+    empty = stats(span_frames=400)
+    for s in (empty, parts[1]):
+        s.merge(parts[0])
+    for s, frames in ((empty, seen[0]), (parts[1], seen.sum(0))):
+        expected = frames.sum(0)
+        np.testing.assert_array_equal(s.mean(0, 11.0)[1], expected)
+        np.testing.assert_array_equal(s.window(0, 11.0).judged, expected)

@@ -63,7 +63,12 @@ def judge(
     done = background.FrameJudge(spec, settings, light)(
         frame, gains, route, offset, np.array(of_stage), stage, stats, 0, 0.0
     )
-    return done, stats.total[0, 0], *(a[0, 0] for a in (stats.count, stats.judged, stats.above, stats.below))
+    return done, stats.total[0, 0], *counts_of(stats), stats.above[0, 0], stats.below[0, 0]
+
+
+def counts_of(stats, cell=0) -> tuple[np.ndarray, np.ndarray]:
+    """Frames in which each pixel was judged, by half-windows and by buckets."""
+    return stats.mean(cell, 0.0)[1], stats.window(cell, 0.0).judged
 
 
 def bands_like(rng) -> np.ndarray:
@@ -133,7 +138,7 @@ def test_of_held_codes_only_those_of_the_stage_are_valid():
     assert of_stage.tolist() == [1, -1]
     stats = sums_of()
     assert judge_(frame, codes, route, NO_OFFSET, of_stage, 1, stats, 0, 0.0) == 1
-    assert np.argwhere(stats.count[0, 0][:, :24] == 0).tolist() == [[2, 2]]
+    assert np.argwhere(counts_of(stats)[0][:, :24] == 0).tolist() == [[2, 2]]
 
 
 @pytest.mark.parametrize("clip", [np.inf, 5.0])
@@ -144,10 +149,10 @@ def test_add_snr_like_its_twin(clip, rng):
     z[rng.random(z.shape) < 0.1] = np.nan
     planes, sigmas = rng.normal(10, 1, (3, 3)) * [1, 0.1, 0.1], np.array([4.0, 3.0, 5.0])
     sums = [rng.integers(0, 50, 100).astype(t) for t in (np.float32, np.uint16, np.uint16, np.uint16, np.uint16)]
-    before = [a.copy() for a in sums]
+    before, usual = [a.copy() for a in sums], rng.random(100) < 0.7
     done = windows.add_snr(
         z, np.array([1, 0, 2]), planes, sigmas, 1.0, np.full(3, 0.1), columns, y.ravel().astype(np.float32),
-        x.ravel().astype(np.float32), np.float32(clip), np.float32(6), width, tiles, *sums,
+        x.ravel().astype(np.float32), np.float32(clip), np.float32(6), width, tiles, usual, *sums,
     )  # fmt: skip
     snr = np.full((5, 20), np.nan)
     for t in (0, 2):
@@ -155,7 +160,11 @@ def test_add_snr_like_its_twin(clip, rng):
         here = z[t].reshape(5, 7) - (planes[t, 0] + planes[t, 1] * y + planes[t, 2] * x[0])
         snr[top:bottom, left:right] = (here / sigmas[t])[: bottom - top, : right - left]
     assert done == 2
-    for after, start, added in zip(sums, before, naive.add_snr(snr.ravel(), clip, 6)):
+    in_tiles = np.zeros((5, 20), bool)
+    for top, bottom, left, right in tiles:
+        in_tiles[top:bottom, left:right] = True
+    twin = naive.add_snr(snr.ravel(), clip, 6, usual, in_tiles.ravel())
+    for after, start, added in zip(sums, before, twin):
         np.testing.assert_allclose(after, start + added, rtol=1e-5, atol=1e-5)
 
 
@@ -226,9 +235,10 @@ def test_pixels_of_no_tile_are_not_judged():
     stats, offset = sums_of(apart), np.zeros((20, 49), np.float32)
     judge_ = background.FrameJudge(apart, COLD, Illumination.FLAT)
     assert judge_(frame, None, gain.Route(0), offset, np.array([0, 0]), 0, stats, 0, 0.0) == 2
-    assert stats.count[0, 0][:, :24].all()
-    assert stats.count[0, 0][:, 25:].all()
-    assert not any(a[..., 24].any() for a in (stats.total, stats.count, stats.judged, stats.above, stats.below))
+    count, judged = counts_of(stats)
+    assert count[:, :24].all()
+    assert count[:, 25:].all()
+    assert not any(a[..., 24].any() for a in (stats.total, count, judged, stats.above, stats.below))
 
 
 def test_a_frame_of_nothing_adds_nothing():

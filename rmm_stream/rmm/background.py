@@ -9,7 +9,7 @@ from ..config import Settings
 from ..detectors import DetectorSpec
 from ..frames import Illumination
 from . import gain
-from .kernels import windows
+from .kernels import planes, windows
 from .kernels.compiled import read_only
 from .outliers import Stack, consistency, tiles
 from .snr import SnrStats
@@ -51,10 +51,11 @@ class FrameJudge:
         fit, lit = settings.fit, settings.features.lit
         self.spec, self.settings, self.warm = spec, settings, lit.warm
         where = tiles(spec, lit.window or fit.tile)
-        self.stack, n = Stack(where, fit), len(where)
+        self.stack, n = Stack(where, fit, planes.NEARLY_AT_REST), len(where)
         self.width, self.columns = spec.module_shape[1], int(self.stack.layout.shape[1])
         self.consistency, self.sigma_floor = consistency(fit.lambda_fit), float(spec.sigma_floor)
         self.floors, self.photon_floors = np.full((2, n), self.sigma_floor)
+        self.untold = np.full(n, windows.UNTOLD)
         self.adu_per_photon = 0.0 if spec.counting or spec.adu_per_photon is None else float(spec.adu_per_photon)
         when = {"off": _NEVER, "on": _ALWAYS, "auto": _ALWAYS if spec.counting else _WHEN_NEEDED}[fit.dither]
         self.use_dither = _NEVER if spec.calibrated else when
@@ -63,19 +64,42 @@ class FrameJudge:
         self.snr_cut = np.float32(settings.features.lit_rate.snr)
         self.range = gain.data_range(spec)
         self.plain = len(self.range.inner) == 0 and spec.dtype != np.uint32  # frames are read as they came
+        self.in_tiles = np.zeros(spec.module_shape, bool)
+        for top, bottom, left, right in where:
+            self.in_tiles[top:bottom, left:right] = True
         self._last: tuple = (None, None, None, ())
+        self._bands: tuple = ()
+        self._loaded = _NOTHING
         self._dither: NDArray | None = None
 
-    def stages_of_tiles(self, frame: NDArray, gains: NDArray | None, route: gain.Route) -> NDArray:
+    def stages_of_tiles(
+        self, frame: NDArray, gains: NDArray | None, route: gain.Route, offset: NDArray | None = None, likely: int = 0
+    ) -> NDArray:
         """(tiles,) int64: the stage in which most valid pixels of each tile are, -1 where none is valid.
 
-        frame, gains: (ss, fs), of the detector's type, and uint8 or uint16."""
-        of_stage = np.empty(len(self.floors), np.int64)
+        frame, gains: (ss, fs), of the detector's type, and uint8 or uint16. offset: of the likely stage, as __call__ has it,
+        so that values are loaded while pixels are counted: where the stage is the likely one, that is all there is to do. Not
+        for the first frame of all, so that a rehearsal has gone either way."""
+        of_stage = self.untold.copy()
+        first, flat = self._last[0] is None, self._flat(frame, gains, route)
+        if offset is not None and not first and not self._load(flat, offset, of_stage, likely):
+            self._loaded = (flat, offset, likely)
+            return of_stage
         stages = (0, len(self.spec.stages)) if route.held is None else (route.held, route.held + 1)
+        pixels, gain_, bands, _, least, most = flat
         windows.majority_stages(
-            *self._flat(frame, gains, route), self.width, self.stack.layout.tiles, np.array(stages), of_stage
+            pixels, gain_, bands, least, most, self.width, self.stack.layout.tiles, np.array(stages), of_stage
         )
         return of_stage
+
+    def _load(self, flat: tuple, offset: NDArray, of_stage: NDArray, stage: int) -> bool:
+        """Load the tiles of a stage. Returns whether that of a tile is untold."""
+        stack = self.stack
+        self._loaded = _NOTHING
+        return windows.load_tiles(
+            *flat, offset.reshape(-1), self.width, stack.layout.tiles, of_stage, stage, _COLD, self.columns,
+            stack.z, stack.usable, stack.wanted,
+        )  # fmt: skip
 
     def __call__(
         self, frame: NDArray, gains: NDArray | None, route: gain.Route, offset: NDArray, of_stage: NDArray, stage: int,
@@ -85,13 +109,17 @@ class FrameJudge:
 
         offset: (ss, fs) float32, nan where unknown or excluded. of_stage: of stages_of_tiles(). cell: index into stats."""
         stack, it = self.stack, self.stack.layout
+        before = stats.frames.item(cell)
+        if before == 0:
+            stats.expect(cell, np.isfinite(offset) & self.in_tiles)
         rows = stats.open(cell, timestamp)
         stats.note(cell, of_stage == stage)
-        windows.load_tiles(
-            *self._flat(frame, gains, route), offset.reshape(-1), self.width, it.tiles, of_stage, stage,
-            _WARM if self.warm and stats.frames[cell] % COLD_EVERY else _COLD, self.columns,
-            stack.z, stack.usable, stack.wanted,
-        )  # fmt: skip
+        flat = self._flat(frame, gains, route)
+        if not (self._loaded[0] is flat and self._loaded[1] is offset and self._loaded[2] == stage):
+            self._load(flat, offset, of_stage, stage)
+        self._loaded = _NOTHING
+        if self.warm and (before + 1) % COLD_EVERY:
+            stack.wanted *= _WARM
         fits, dithered = (stats.planes[cell], stats.sigmas[cell], stats.nearest[cell]), None
         if self.use_dither == _ALWAYS:
             stack.fit(stack.z + self._dither_of_tiles(), *fits)
@@ -103,7 +131,8 @@ class FrameJudge:
             windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
         done = windows.add_snr(
             stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, it.places[0],
-            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, *rows,
+            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, stats.usual[cell].reshape(-1),
+            *(row.reshape(-1) for row in rows),
         )  # fmt: skip
         if dithered is not None:
             fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold
@@ -132,18 +161,20 @@ class FrameJudge:
         """(frame, gain, bands, rows, least, most) as kernels want them: flat, and read-only, as what comes from a socket is."""
         if self._last[0] is frame and self._last[1] is gains and self._last[2] is route:
             return self._last[3]
-        least, most, _ = self.range
         pixels = frame if self.plain else gain.clean(self.range, frame)
-        routed = gains is not None and route.bands is not None
-        flat = (
-            read_only(pixels.reshape(-1)),
-            read_only(gains.reshape(-1)) if routed else _NO_GAIN,
-            read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
-            read_only(route.rows) if routed else _NO_BANDS,
-            pixels.dtype.type(least if self.plain else -np.inf), pixels.dtype.type(most if self.plain else np.inf),
-        )  # fmt: skip
+        if self._last[2] is not route or (gains is None) != (self._last[1] is None):
+            routed = gains is not None and route.bands is not None
+            self._bands = (
+                read_only(route.bands.reshape(len(route.bands), 2, -1)) if routed else _NO_BANDS,
+                read_only(route.rows) if routed else _NO_BANDS,
+                pixels.dtype.type(self.range.least if self.plain else -np.inf),
+                pixels.dtype.type(self.range.most if self.plain else np.inf),
+            )
+        routed = self._bands[0] is not _NO_BANDS
+        flat = read_only(pixels.reshape(-1)), read_only(gains.reshape(-1)) if routed else _NO_GAIN, *self._bands
         self._last = (frame, gains, route, flat)
         return flat
 
 
+_NOTHING = (None, None, -1)
 _NO_GAIN, _NO_BANDS = read_only(np.empty(0, np.uint16)), read_only(np.empty((1, 2, 0), np.uint16))

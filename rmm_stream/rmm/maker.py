@@ -152,11 +152,14 @@ class MaskMaker:
             rejected["no_gain_thresholds"] += len(take)
             return 0
         judge = self._frame_judge(batch.exposure.illumination)
-        accepted = 0
+        accepted, likely = 0, route.held or 0
         for t in take:
             frame, gains = batch.pixels[t], None if batch.gain is None else batch.gain[t]
-            of_stage = judge.stages_of_tiles(frame, gains, route)
+            of_stage = judge.stages_of_tiles(
+                frame, gains, route, self.segments.offset(batch.module, likely, cell), likely
+            )
             seen = sorted(set(of_stage.tolist()) - {-1})
+            likely = seen[0] if seen else likely
             done = False
             for stage in seen:
                 offset = self.segments.offset(batch.module, stage, cell)

@@ -148,20 +148,21 @@ class Stack:
     tile is to be fitted: 0 no, 1 cold, 2 warm. planes: (n, 3), sigmas, nearest: (n,) float64.
     """
 
-    def __init__(self, where: NDArray, fit: Fit):
+    def __init__(self, where: NDArray, fit: Fit, at_rest: float = planes.AT_REST):
+        self.at_rest = at_rest
         self.layout, self.structure, self.lambda_fit = layout(where), fit.structure, fit.lambda_fit
         n, size = len(where), int(self.layout.shape.prod())
         self.z = np.full((n, size), np.nan, np.float32)
         self.usable, self.wanted = np.zeros((2, n), np.int64)
         self.planes, self.sigmas, self.nearest = np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n)
-        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(13)
+        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(15)
 
     def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray) -> float:
         """Fit the planes of the tiles that are wanted. Returns the least sigma_raw, inf where none was fitted."""
         it = self.layout
         return planes.fit_tiles(
             z, it.shape, self.usable, it.least, self.wanted, it.sample, it.places, self.structure, self.lambda_fit,
-            planes_, sigmas, nearest, self.scratch, self.sums,
+            self.at_rest, planes_, sigmas, nearest, self.scratch, self.sums,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ has lasted its part of `span_s`, or has seen its part of `span_frames`, whicheve
 that of the last frame: where it steps back, everything seen before counts as seen now.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +29,12 @@ class Window(NamedTuple):
 class SnrStats:
     """F6 under light, of one (module, illumination, gain stage). Mutable; one owner.
 
-    total, count: (2, cells, ss, fs) float32 sum of SNR, uint16 frames judged, per half-window.
-    judged, above, below: (buckets, cells, ss, fs) uint16 frames, SNR > cut, SNR < -cut, per time bucket.
+    usual: (cells, ss, fs) bool: pixels that are nearly always judged. Of these, frames in which they were *not* are counted,
+    of the others frames in which they were: so that counts change, and memory is touched, for few pixels of a frame.
+    total, count: (2, cells, ss, fs) float32 sum of SNR, uint16 frames as above, per half-window.
+    judged, above, below: (buckets, cells, ss, fs) uint16 frames as above, SNR > cut, SNR < -cut, per time bucket.
     tried: (2, cells, tiles) int64, per half-window: frames in which most pixels of a tile were in this stage.
-    frames: (cells,) int64, frames judged of each cell, ever. 60 B per pixel and cell with 8 buckets.
+    frames: (cells,) int64, frames judged of each cell, ever. 61 B per pixel and cell with 8 buckets.
     planes: (cells, tiles, 3), sigmas, nearest: (cells, tiles) float64: the last fit of each tile, from which the next starts;
     no statistics, so that a merge leaves them as they are.
     """
@@ -53,6 +56,7 @@ class SnrStats:
         self.judged = np.zeros((buckets, *self.shape), np.uint16)
         self.above = np.zeros((buckets, *self.shape), np.uint16)
         self.below = np.zeros((buckets, *self.shape), np.uint16)
+        self.usual = np.zeros(self.shape, bool)
         self.tried = np.zeros((2, cells, tiles), np.int64)
         self.frames = np.zeros(cells, np.int64)
         self.planes = np.zeros((cells, tiles, 3))
@@ -67,7 +71,7 @@ class SnrStats:
         self.bucket_start = np.full((buckets, cells), np.nan)
 
     def open(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
-        """The rows into which the next frame of a cell goes, (ss * fs,) each: total, count, judged, above, below.
+        """The rows into which the next frame of a cell goes, (ss, fs) each: total, count, judged, above, below.
 
         Closes the half-window and the bucket that this frame finds full or too old, and clears those it opens."""
         if self.forgets:
@@ -78,27 +82,32 @@ class SnrStats:
             for start in (self.half_start, self.bucket_start):
                 np.minimum(start[:, cell], timestamp, out=start[:, cell])
         self.latest[cell] = timestamp
-        h = self.half[cell]
-        if self.half_frames[h, cell] >= half_frames or timestamp - self.half_start[h, cell] >= half_s:
+        h, b, buckets = self.half.item(cell), self.bucket.item(cell), len(self.judged)
+        begun = self.half_start.item(h, cell)
+        if self.half_frames.item(h, cell) >= half_frames or timestamp - begun >= half_s:
             h = self.half[cell] = 1 - h
             self.total[h, cell], self.count[h, cell], self.tried[h, cell], self.half_frames[h, cell] = 0, 0, 0, 0
-            self.half_start[h, cell] = np.nan
-        if np.isnan(self.half_start[h, cell]):
+            begun = math.nan
+        if begun != begun:
             self.half_start[h, cell] = timestamp
-        self.half_frames[h, cell] += 1
-        buckets = len(self.judged)
-        b = self.bucket[cell]
-        full = self.bucket_frames[b, cell] >= self.span_frames // buckets
-        if full or timestamp - self.bucket_start[b, cell] >= self.span_s / buckets:
+        begun = self.bucket_start.item(b, cell)
+        if (
+            self.bucket_frames.item(b, cell) >= self.span_frames // buckets
+            or timestamp - begun >= self.span_s / buckets
+        ):
             b = self.bucket[cell] = (b + 1) % buckets
             self.judged[b, cell], self.above[b, cell], self.below[b, cell], self.bucket_frames[b, cell] = 0, 0, 0, 0
-            self.bucket_start[b, cell] = np.nan
-        if np.isnan(self.bucket_start[b, cell]):
+            begun = math.nan
+        if begun != begun:
             self.bucket_start[b, cell] = timestamp
+        self.half_frames[h, cell] += 1
         self.bucket_frames[b, cell] += 1
         self.frames[cell] += 1
-        halves, buckets_ = (self.total, self.count), (self.judged, self.above, self.below)
-        return *(a[h, cell].reshape(-1) for a in halves), *(a[b, cell].reshape(-1) for a in buckets_)
+        return self.total[h, cell], self.count[h, cell], self.judged[b, cell], self.above[b, cell], self.below[b, cell]
+
+    def expect(self, cell: int, usual: NDArray) -> None:
+        """Say which pixels of a cell are nearly always judged, (ss, fs) bool; once, before its first frame."""
+        self.usual[cell] = usual
 
     def note(self, cell: int, tried: NDArray) -> None:
         """Count the tiles in which most pixels of the frame just opened are in this stage. tried: (tiles,) bool."""
@@ -107,14 +116,20 @@ class SnrStats:
     def mean(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray]:
         """(mean SNR, frames) over the live half-windows, (ss, fs) float64 and int64; nan where no frame was judged."""
         live = self._live_halves(cell, timestamp)
-        n = self.count[live, cell].astype(np.int64).sum(0)
+        n = self._counted(self.count, self.half_frames, live, cell)
         total = self.total[live, cell].astype(np.float64).sum(0)
         return np.where(n > 0, total, np.nan) / np.maximum(n, 1), n
 
     def window(self, cell: int, timestamp: float) -> Window:
         """Counts over the live buckets of a cell."""
         live = self._live(self.bucket_start[:, cell], timestamp, self.span_s)
-        return Window(*(a[live, cell].astype(np.int64).sum(0) for a in (self.judged, self.above, self.below)))
+        judged = self._counted(self.judged, self.bucket_frames, live, cell)
+        return Window(judged, *(a[live, cell].astype(np.int64).sum(0) for a in (self.above, self.below)))
+
+    def _counted(self, kept: NDArray, frames: NDArray, live: NDArray, cell: int) -> NDArray:
+        """(ss, fs) int64: frames in which each pixel was judged, over some half-windows or buckets."""
+        n = kept[live, cell].astype(np.int64).sum(0)
+        return np.where(self.usual[cell], frames[live, cell].sum() - n, n)
 
     def frames_in_window(self, cell: int, timestamp: float) -> int:
         """Frames of a cell in its live buckets."""
@@ -152,14 +167,22 @@ class SnrStats:
         of the two times. Raises ConfigError as check_merge()."""
         self.check_merge(other)
         for cell in range(self.shape[0]):
+            if self.frames[cell] == 0:
+                self.usual[cell] = other.usual[cell]
+            unlike = self.usual[cell] != other.usual[cell]
             for names, start, mine, theirs in (
-                (("total", "count", "tried", "half_frames"), "half_start", self.half, other.half),
+                (("count", "total", "tried", "half_frames"), "half_start", self.half, other.half),
                 (("judged", "above", "below", "bucket_frames"), "bucket_start", self.bucket, other.bucket),
             ):
                 n = len(getattr(self, start))
                 for age in range(n):
                     to, of = (mine[cell] - age) % n, (theirs[cell] - age) % n
-                    for name in names:
+                    counts, *sums, frames = names
+                    kept = getattr(other, counts)[of, cell]
+                    getattr(self, counts)[to, cell] += np.where(
+                        unlike, getattr(other, frames)[of, cell] - kept, kept
+                    ).astype(np.uint16)
+                    for name in (*sums, frames):
                         getattr(self, name)[to, cell] += getattr(other, name)[of, cell]
                     begun = getattr(self, start)
                     begun[to, cell] = np.fmax(begun[to, cell], getattr(other, start)[of, cell])
@@ -185,6 +208,6 @@ class SnrStats:
 
 
 _ARRAYS = (
-    "total", "count", "judged", "above", "below", "tried", "frames", "latest",
+    "usual", "total", "count", "judged", "above", "below", "tried", "frames", "latest",
     "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start", "planes", "sigmas", "nearest",
 )  # fmt: skip

@@ -81,7 +81,7 @@ def judged(frames: NDArray, offset: NDArray, rng, warm: bool) -> tuple[Callable[
     def call():
         for _ in range(PASSES):
             for frame, indicator in zip(frames, gains):
-                of_stage = judge.stages_of_tiles(frame, indicator, route)
+                of_stage = judge.stages_of_tiles(frame, indicator, route, less)
                 judge(frame, indicator, route, less, of_stage, 0, stats, 0, 0.0)
 
     return call, stats

@@ -25,8 +25,10 @@ COARSE, FINE = 0.05, 1e-4  # relative precision of a rank's bound: on a sample, 
 SETTLED = 0.25  # of that bound: the final least squares mend what a large tile's plane still moves
 SAMPLED = 25  # values whose median tells about where to begin
 FINAL = 4  # least squares over all inliers at most
-AT_REST, ALIKE = 0.07, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
-MOVED = 0.2  # relative change of the k-th residual at which a fit starts cold
+AT_REST, ALIKE = 0.05, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
+NEARLY_AT_REST = 0.2  # of single frames, whose sums are of hundreds: leaves 0.01 sigma
+MOVED = 0.2  # relative change of k-th residual : sigma at which a warm fit is not believed
+BELOW = 0.7  # of the last bound of inliers, in k-th residuals, where a warm scale begins
 
 
 # ---- points about a plane ---------------------------------------------------------------------------------------------
@@ -84,6 +86,28 @@ def moments_within(z, y, x, plane, limit, sums):
         srx += v * x[i]
         srr += v * v
     sums[0], sums[1], sums[2], sums[3], sums[4], sums[5] = n, sy, sx, syy, syx, sxx
+    sums[6], sums[7], sums[8], sums[9] = sr, sry, srx, srr
+
+
+@fast
+def gradient_within(z, y, x, plane, limit, sums):
+    """As moments_within(), half the work: moments of places are those that sums holds, scaled to the new count.
+
+    Good enough where sums come from a sample of the same points: least squares that are repeated go to the same plane."""
+    c0, cy, cx = np.float32(plane[0]), np.float32(plane[1]), np.float32(plane[2])
+    n = sr = sry = srx = srr = np.float32(0)
+    for i in range(z.size):
+        r = z[i] - (c0 + cy * y[i] + cx * x[i])
+        inside = abs(r) <= limit
+        v = r if inside else np.float32(0)
+        n += np.float32(1) if inside else np.float32(0)
+        sr += v
+        sry += v * y[i]
+        srx += v * x[i]
+        srr += v * v
+    share = n / sums[0]
+    for i in range(6):
+        sums[i] *= share
     sums[6], sums[7], sums[8], sums[9] = sr, sry, srx, srr
 
 
@@ -233,13 +257,14 @@ def block_medians(z, rows, columns, values, medians):
 def level(values, m, sample):
     """(median, half of the interquartile range) of SAMPLED of m usable values, evenly taken. sample: (SAMPLED,), scratch."""
     step = m // SAMPLED + 1
-    n = seen = np.int64(0)
+    n = wait = np.int64(0)
     for v in values:
         if v == v:
-            if seen % step == 0:
+            if wait == 0:
                 sample[n] = v
                 n += 1
-            seen += 1
+                wait = step
+            wait -= 1
     middle = median_of(sample, n)
     return middle, np.float32(0.5) * (sample[3 * n // 4] - sample[n // 4])
 
@@ -249,16 +274,18 @@ def level(values, m, sample):
 
 @fast
 def fit_tiles(
-    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, planes, sigmas, nearest, scratch, sums
-):
+    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, at_rest,
+    planes, sigmas, nearest, scratch, sums,
+):  # fmt: skip
     """Robust planes and sigma_raw of the tiles of a stack (Appendix A; the final least squares is over the inliers).
 
     z: (n, H * W) float32, nan where a pixel takes no part. shape: (2,) int64, H and W. usable: (n,) int64, pixels that do;
     least: (n,) int64, so many are needed. wanted: (n,) int64, 0: leave it out, 1: start cold, 2: start from `planes`.
     sample: rows to concentrate on. places: (6, H * W) float32, y and x of the pixels, of the sample, of the blocks, as
-    layout() in outliers.py has them. planes: (n, 3) float64. sigmas: (n,) float64, nan where a tile cannot be fitted.
-    nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are written.
-    scratch: (4, H * W) float32, sums: (13,) float64. Returns the least sigma_raw, inf where no tile was fitted.
+    layout() in outliers.py has them. at_rest: AT_REST, or more. planes: (n, 3) float64. sigmas: (n,) float64, nan where a
+    tile cannot be fitted. nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are
+    written.
+    scratch: (4, H * W) float32, sums: (15,) float64. Returns the least sigma_raw, inf where no tile was fitted.
     """
     rows, columns = shape[0], shape[1]
     size, part = rows * columns, sample.size * columns
@@ -266,7 +293,9 @@ def fit_tiles(
     y, x, r, medians, few = places[0, :size], places[1, :size], scratch[0, :size], scratch[1, :blocks], scratch[3]
     y_some, x_some, y_block, x_block = places[2, :part], places[3, :part], places[4, :blocks], places[5, :blocks]
     some, rest, r_block = scratch[2, :part], scratch[0, :part], scratch[0, :blocks]
-    sums, kept = sums[:10], sums[10:]
+    sums, kept, inside = sums[:10], sums[10:13], sums[13:]
+    # the block medians nearest the middle
+    of_middle = blocks // columns // 2 * columns
     lowest = np.inf
     for t in range(z.shape[0]):
         tile, plane, before = z[t], planes[t], sigmas[t]
@@ -284,15 +313,23 @@ def fit_tiles(
             there = np.int64(count_within(some, np.float32(np.inf)))
             sampled = 2 * size * there >= part * n  # else what is missing follows the pattern of the sample
             n = there if sampled else n
-        warm, kept_sigma, kept_nearest = wanted[t] == 2 and before > 0, 0.0, np.inf
-        limit, m = np.float32(nearest[t]), np.int64(0)
+        warm, kept_sigma, kept_nearest = wanted[t] == 2 and rows >= TALL and before > 0, 0.0, np.inf
+        reach, limit, m = np.float32(before / nearest[t]), np.float32(nearest[t]), np.int64(0)
         while True:
-            on_blocks = not warm
-            if on_blocks:
-                m = block_medians(tile, rows, columns, r, medians)
-                plane[1] = plane[2] = 0.0
-                plane[0], limit = level(medians if m >= 8 else tile, m if m >= 8 else usable[t], few)
-                on_blocks = m >= 8
+            # where the light has changed since the last plane, a ninth of the pixels tell by how much
+            first, last = (of_middle, of_middle + columns) if warm else (np.int64(0), blocks)
+            if not warm:
+                plane[0] = plane[1] = plane[2] = 0.0
+            near = medians[first:last]
+            m = block_medians(tile[BLOCK_STEP * first :], rows, columns, r, near)
+            if warm and m < 8:
+                warm = False
+                continue
+            residuals(near, y_block[first:last], x_block[first:last], plane, r[: last - first])
+            on_blocks = not warm and m >= 8
+            shift, spread = level(r[: last - first] if m >= 8 else tile, m if m >= 8 else usable[t], few)
+            plane[0] += shift
+            limit = limit if warm else spread
             while True:  # concentrate: least squares on the k points nearest the plane, until it hardly moves
                 if on_blocks:
                     v, vy, vx, vr, k = medians, y_block, x_block, r_block, int(NEAREST * m)
@@ -301,55 +338,61 @@ def fit_tiles(
                     if sampled:
                         v, vy, vx, vr = some, y_some, x_some, rest
                 rough = m > 64 if on_blocks else size >= SAMPLE
-                precision, settled = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE
-                moved = np.inf
-                for turn in range(STEPS + 1):
+                precision, settled, moved = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE, np.inf
+                if rough and on_blocks:  # only where pixels begin
+                    precision, settled = 3 * COARSE, 2 * SETTLED
+                for _ in range(1 if warm else STEPS):
                     residuals(v, vy, vx, plane, vr)
                     limit = kth_smallest(vr, k, limit, precision)
-                    if turn == 0 and warm and not abs(limit - nearest[t]) <= MOVED * nearest[t]:
-                        break
-                    if turn == STEPS or moved <= settled * limit:
-                        break
                     moments_within(v, vy, vx, plane, limit, sums)
                     moved = refit(y, x, sums, plane)
+                    if moved <= settled * limit:
+                        break
                 if not on_blocks:
                     break
                 on_blocks, limit = False, np.float32(2) * limit  # pixels spread more than medians do
-            if warm and moved == np.inf:  # the light has changed: from the start
+            if warm and not moved <= SETTLED * limit:  # more than its level has changed: from the start
                 warm = False
                 continue
             nearest[t] = limit
             # scale: MSSE as a fixed point from below; sigma does not decrease as inliers join, so it cannot overshoot
+            residuals(v, vy, vx, plane, vr)
+            if warm:
+                limit = max(limit, np.float32(BELOW * lambda_fit) * reach * limit)
             inliers = 0.0
             while True:
-                squares_within(vr, limit, sums)
-                if sums[0] <= max(inliers, PARAMETERS):
+                squares_within(vr, limit, inside)
+                if inside[0] <= max(inliers, PARAMETERS):
                     break
-                inliers = sums[0]
-                limit = max(limit, np.float32(lambda_fit * math.sqrt(sums[1] / (inliers - PARAMETERS))))
+                inliers, bound = inside[0], np.float32(lambda_fit * math.sqrt(inside[1] / (inside[0] - PARAMETERS)))
+                ends, limit = rough and bound <= np.float32(1 + ALIKE) * limit, max(limit, bound)
+                if ends:  # the least squares that follow do the rest
+                    break
             sigmas[t] = 0.0
             if limit > 0:  # the model is the least squares of all inliers, first of the sample, then of all pixels
                 for turn in range(FINAL + 1):
                     if turn > 0 or not sampled:
                         v, vy, vx = tile, y, x
-                    moments_within(v, vy, vx, plane, limit, sums)
+                    if sampled:
+                        gradient_within(v, vy, vx, plane, limit, sums)
+                    else:
+                        moments_within(v, vy, vx, plane, limit, sums)
                     if sums[0] <= PARAMETERS:
                         sigmas[t] = np.nan
                         break
                     moved = refit(y, x, sums, plane)
                     sigmas[t] = math.sqrt(max(sums[9], 0.0) / (sums[0] - PARAMETERS))
-                    if turn == 0 and sampled:
-                        continue
                     bound = np.float32(lambda_fit * sigmas[t])
-                    if size < SAMPLE or (moved <= AT_REST * sigmas[t] and abs(bound - limit) <= ALIKE * limit):
-                        break
+                    rests = moved <= at_rest * sigmas[t] and abs(bound - limit) <= ALIKE * limit
                     limit = bound
-            if not warm or abs(sigmas[t] - before) <= MOVED * before:
+                    if size < SAMPLE or (rests and (turn > 0 or not sampled)):
+                        break
+            if not warm or abs(nearest[t] * reach - sigmas[t]) <= MOVED * sigmas[t]:
                 break
             warm, kept_sigma, kept_nearest = False, sigmas[t], nearest[t]
             for i in range(PARAMETERS):
                 kept[i] = plane[i]
-        if kept_nearest < nearest[t]:
+        if kept_nearest < (1 - COARSE) * nearest[t]:
             sigmas[t], nearest[t] = kept_sigma, kept_nearest
             for i in range(PARAMETERS):
                 plane[i] = kept[i]

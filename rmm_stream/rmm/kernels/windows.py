@@ -15,50 +15,32 @@ from .robust import final_sigma
 PHOTON_CLIP = 10.0  # photons; a Bragg peak must not raise the floor of its tile
 
 
+NONE, HIGH, LOW, ODD = np.int32(0), np.int32(1), np.int32(2), np.int32(4)  # what there is in a row
+UNTOLD = -2  # a tile whose stage is not known yet
+
+
 @fast
-def majority_stages(frame, gain, bands, rows, least, most, width, tiles, stages, of_stage):
+def majority_stages(frame, gain, bands, least, most, width, tiles, stages, of_stage):
     """The stage in which most valid pixels of each tile are; of as many the lower; -1 where no pixel is valid.
 
-    frame: (px,), valid within [least, most], of its type. gain: (px,), bands: (stages, 2, px) uint16, and rows: (stages, 2,
-    ss) uint16, as gain.Route has them; without pixels where the frame is held in one stage. width: of a row. tiles: (n, 4)
-    int64. stages: (2,) int64, first and last + 1 that can be. of_stage: (n,) int64, written.
+    frame: (px,), valid within [least, most], of its type. gain: (px,), bands: (stages, 2, px) uint16, as gain.Route has them;
+    without pixels where the frame is held in one stage. width: of a row. tiles: (n, 4) int64. stages: (2,) int64, first and
+    last + 1 that can be. of_stage: (n,) int64, written.
     """
-    guess = stages[0]
     for t in range(tiles.shape[0]):
-        top, bottom = np.uintp(tiles[t, 0]), np.uintp(tiles[t, 1])
-        left, m = np.uintp(tiles[t, 2]), np.uintp(tiles[t, 3] - tiles[t, 2])
+        m, found = np.uintp(tiles[t, 3] - tiles[t, 2]), np.int64(0)
         of_stage[t] = -1
-        found, half = np.int64(0), np.int64(bottom - top) * np.int64(m) // 2
-        # the stage of the tile before is the likely one: where more than half of the pixels are in it, no other can be
-        for turn in range(stages[0] - 1, stages[1]):
-            stage = guess if turn < stages[0] else turn
-            n = np.int64(0)
-            for i in range(top, bottom):
-                a, in_row = np.uintp(i * np.uintp(width) + left), np.int32(0)
-                if gain.size == 0:
-                    for j in range(m):
-                        here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                        in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
-                elif turn < stages[0]:  # enough to tell, nearly always, and half as much to read
-                    lowest, highest = rows[stage, 0, i], rows[stage, 1, i]
-                    for j in range(m):
-                        here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                        here = here & (gain[a + j] >= lowest) & (gain[a + j] <= highest)
-                        in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
-                else:
-                    low, high = bands[stage, 0], bands[stage, 1]
-                    for j in range(m):
-                        here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                        here = here & (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
-                        in_row = np.int32(in_row + (np.int32(1) if here else np.int32(0)))
-                n += np.int64(in_row)
-                if n > half:
-                    break
-            if n > found or (n == found and n > 0 and stage < of_stage[t]):
+        for stage in range(stages[0], stages[1]):
+            n = np.int32(0)
+            for i in range(tiles[t, 0], tiles[t, 1]):
+                a = np.uintp(i * width + tiles[t, 2])
+                for j in range(m):
+                    here = (frame[a + j] >= least) & (frame[a + j] <= most)
+                    if gain.size > 0:
+                        here = here & (gain[a + j] >= bands[stage, 0, a + j]) & (gain[a + j] <= bands[stage, 1, a + j])
+                    n = np.int32(n + (np.int32(1) if here else np.int32(0)))
+            if n > found:
                 of_stage[t], found = stage, n
-            if n > half:
-                break
-        guess = max(of_stage[t], stages[0])
 
 
 @fast
@@ -67,39 +49,44 @@ def load_tiles(
 ):
     """Values less their offsets, into a stack, of the tiles whose stage it is; nan where a pixel is not valid in it.
 
-    frame ... tiles, of_stage: as majority_stages(). offset: (px,) float32, nan where unknown, and where a pixel is excluded.
-    start: what `wanted` becomes for these tiles, 0 for others. columns: of the stack. z: (n, H * W) float32; usable, wanted:
-    (n,) int64; written.
+    A tile whose stage is UNTOLD is loaded too: where more than half of its pixels are usable in this stage, it is that one,
+    and of_stage is written. Returns whether the stage of a tile is still untold.
+
+    frame ... tiles: as majority_stages(). rows: (stages, 2, ss) uint16, as gain.Route has them. offset: (px,) float32, nan
+    where unknown, and where a pixel is excluded. start: what `wanted` becomes for these tiles, 0 for others. columns: of the
+    stack. z: (n, H * W) float32; usable, wanted: (n,) int64; written.
     """
-    routed = gain.size > 0
+    routed, untold = gain.size > 0, False
     low, high = bands[stage if routed else 0, 0], bands[stage if routed else 0, 1]
     for t in range(tiles.shape[0]):
         usable[t] = wanted[t] = 0
-        if of_stage[t] != stage:
+        if of_stage[t] != stage and of_stage[t] != UNTOLD:
             continue
-        tile, n, m, top = z[t], np.int32(0), np.uintp(tiles[t, 3] - tiles[t, 2]), np.uintp(tiles[t, 0])
+        tile, n, top, m = z[t], np.int32(0), np.uintp(tiles[t, 0]), np.uintp(tiles[t, 3] - tiles[t, 2])
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
             a = np.uintp(np.uintp(top + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
-            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int32(0)
-            if routed:
+            b, elsewhere = np.uintp(i * np.uintp(columns)), np.int16(0)
+            for j in range(m):
+                here = (frame[a + j] >= least) & (frame[a + j] <= most)
+                tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
+            if routed:  # nearly always all of a row is in the band that its pixels share
                 lowest, highest = rows[stage, 0, top + i], rows[stage, 1, top + i]
                 for j in range(m):
-                    here = (gain[a + j] >= lowest) & (gain[a + j] <= highest)
-                    elsewhere = np.int32(elsewhere + (np.int32(0) if here else np.int32(1)))
-            if elsewhere > 0:
-                for j in range(m):
-                    here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                    here = here & (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
-                    v = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
-                    tile[b + j] = v
-                    n = np.int32(n + (np.int32(1) if v == v else np.int32(0)))
-            else:
-                for j in range(m):
-                    here = (frame[a + j] >= least) & (frame[a + j] <= most)
-                    v = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
-                    tile[b + j] = v
-                    n = np.int32(n + (np.int32(1) if v == v else np.int32(0)))
-        usable[t], wanted[t] = n, start
+                    there = (gain[a + j] >= lowest) & (gain[a + j] <= highest)
+                    elsewhere = np.int16(elsewhere + (np.int16(0) if there else np.int16(1)))
+                if elsewhere != 0:
+                    for j in range(m):
+                        there = (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
+                        tile[b + j] = tile[b + j] if there else np.float32(np.nan)
+        for i in range(tile.size):
+            n = np.int32(n + (np.int32(1) if tile[i] == tile[i] else np.int32(0)))
+        if of_stage[t] == UNTOLD and 2 * np.int64(n) > (tiles[t, 1] - tiles[t, 0]) * np.int64(m):
+            of_stage[t] = stage
+        if of_stage[t] == stage:
+            usable[t], wanted[t] = n, start
+        else:
+            untold = True
+    return untold
 
 
 @fast
@@ -122,41 +109,49 @@ def photon_floors(z, wanted, adu_per_photon, least, floors):
 @fast
 def add_snr(
     z, wanted, planes, sigmas, consistency, floors, columns, y, x, clip, snr_cut, width, tiles,
-    total, count, judged, above, below,
+    usual, total, count, judged, above, below,
 ):  # fmt: skip
     """Add the SNR of the pixels of a stack to the sums of one cell and stage. Selects instead of branching; nan adds 0.
 
     z, planes, sigmas: as fit_tiles() leaves them; floors: (n,) float64, least sigmas. y, x: (H * W,) float32, places of its
-    pixels, `columns` in a row. clip: float32, inf for none. total: float32, count: uint16 (half-window); judged, above,
-    below: uint16 (bucket); all (px,), changed.
+    pixels, `columns` in a row. clip: float32, inf for none. usual: (px,) bool. total: float32, count: uint16
+    (half-window); judged, above, below: uint16 (bucket); all (px,), changed: count and judged where a pixel that is usual
+    was not judged, or another one was.
     Returns how many tiles were judged.
     """
     one, zero, done = np.uint16(1), np.uint16(0), 0
     for t in range(tiles.shape[0]):
-        if wanted[t] == 0:
-            continue
-        sigma = final_sigma(sigmas[t], consistency, floors[t], planes[t, 0])
-        if not sigma > 0:
-            continue
-        done += 1
+        sigma = np.nan
+        if wanted[t] != 0:
+            sigma = final_sigma(sigmas[t], consistency, floors[t], planes[t, 0])
+        fitted = sigma > 0
+        done += 1 if fitted else 0
         tile, inverse, m = z[t], np.float32(1 / sigma), np.uintp(tiles[t, 3] - tiles[t, 2])
-        slope = np.float32(planes[t, 2] / sigma)
+        c0, cy, slope = planes[t, 0] / sigma, planes[t, 1] / sigma, np.float32(planes[t, 2] / sigma)
         for i in range(np.uintp(tiles[t, 1] - tiles[t, 0])):
             a = np.uintp(np.uintp(np.uintp(tiles[t, 0]) + i) * np.uintp(width) + np.uintp(tiles[t, 2]))
             b = np.uintp(i * np.uintp(columns))
-            base, far = np.float32((planes[t, 0] + planes[t, 1] * y[b]) / sigma), np.int32(0)
-            for j in range(m):
-                snr = tile[b + j] * inverse - (base + slope * x[j])
-                low = snr if snr > -clip else -clip
-                total[a + j] += (low if low < clip else clip) if snr == snr else np.float32(0)
-                far = np.int32(far + (np.int32(1) if abs(snr) > snr_cut else np.int32(0)))
-            for j in range(m):  # 16-bit lanes stay 16-bit lanes
-                there = one if tile[b + j] == tile[b + j] else zero
-                count[a + j] = np.uint16(count[a + j] + there)
-                judged[a + j] = np.uint16(judged[a + j] + there)
-            if far > 0:  # most rows have none: their counts stay where they are
+            base, seen = np.float32(c0 + cy * y[b]), np.int32(0 if fitted else ODD)
+            if fitted:
+                for j in range(m):
+                    snr = tile[b + j] * inverse - (base + slope * x[j])
+                    least = snr if snr > -clip else -clip
+                    total[a + j] += (least if least < clip else clip) if snr == snr else np.float32(0)
+                    seen = np.int32(seen | (HIGH if snr > snr_cut else NONE) | (LOW if snr < -snr_cut else NONE))
+                    seen = np.int32(seen | (ODD if (tile[b + j] == tile[b + j]) != usual[a + j] else NONE))
+            # most rows have none of these: their counts stay where they are
+            if seen & ODD:
+                for j in range(m):
+                    there = (tile[b + j] == tile[b + j]) & fitted
+                    more = one if there != usual[a + j] else zero
+                    count[a + j] = np.uint16(count[a + j] + more)
+                    judged[a + j] = np.uint16(judged[a + j] + more)
+            if seen & HIGH:
                 for j in range(m):
                     snr = tile[b + j] * inverse - (base + slope * x[j])
                     above[a + j] = np.uint16(above[a + j] + (one if snr > snr_cut else zero))
+            if seen & LOW:
+                for j in range(m):
+                    snr = tile[b + j] * inverse - (base + slope * x[j])
                     below[a + j] = np.uint16(below[a + j] + (one if snr < -snr_cut else zero))
     return done

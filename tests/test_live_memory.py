@@ -68,7 +68,7 @@ def test_touching_is_bounded_by_the_machine(monkeypatch):
 
 def test_what_any_run_needs_is_touched_at_the_start():
     at_start, pixels = memory.at_start(AGIPD), 512 * 128 * 352
-    assert at_start == memory.message_bytes(AGIPD) * memory.buffers(AGIPD) + pixels * (3 * 2 * 12 + 60)
+    assert at_start == memory.message_bytes(AGIPD) * memory.buffers(AGIPD) + pixels * (3 * 2 * 12 + 61)
 
 
 def test_a_tuned_process_keeps_what_it_frees():

@@ -19,7 +19,7 @@ from ..frames import FrameBatch
 from ..mask import MapKey
 from . import gain
 from .gate import FrameGate
-from .kernels import blocks, routing
+from .kernels import blocks
 from .kernels.blocks import BLOCK
 from .kernels.compiled import read_only
 from .keys import INDICATORS, VALUES, DarkKey, GateKey
@@ -122,9 +122,7 @@ class DarkFrames:
         if not self._blocks:
             return np.array([self._stage_of(batch, frame, held) for frame in take.tolist()], np.int64)
         if held is not None and self.spec.gain != "code":
-            found = np.empty(len(take), bool)
-            routing.find_valid(flat(batch.pixels), take, *self._limits, found)
-            return np.where(found, held, _NOTHING)
+            return np.where(gain.any_valid(self.spec, batch.pixels, take), held, _NOTHING)
         stages = np.empty(len(take), np.int64)
         for k, frame in enumerate(take.tolist()):
             route = self.segments.route(batch.module, int(batch.cell[frame]))

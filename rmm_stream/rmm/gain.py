@@ -18,8 +18,8 @@ from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
 __all__ = [
-    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "clean", "code_route", "data_range", "majority", "majority_of",
-    "present", "rises", "route", "thresholds",
+    "INVALID", "NOWHERE", "DataRange", "Route", "any_valid", "bands_of", "clean", "code_route", "data_range", "majority",
+    "majority_of", "present", "rises", "route", "thresholds",
 ]  # fmt: skip
 
 #: A narrow detector's indicator beyond this is no ADC value.
@@ -63,9 +63,16 @@ def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
     cuts: (stages - 1, ss, fs) float32; a pixel with a nan threshold is in no stage. A pixel has passed a threshold where
     the indicator is above it; where the indicator falls from stage to stage, where it is not above it. Its stage is the
     number of thresholds that it has passed."""
-    bands = np.empty((len(cuts) + 1, 2, *cuts.shape[1:]), np.uint16)
-    routing.bands_between(cuts.reshape(len(cuts), -1), ascending, bands.reshape(len(bands), 2, -1))
-    return bands
+    known = ~np.isnan(cuts).any(axis=0)
+    levels = np.empty((len(cuts) + 2, *cuts.shape[1:]), np.int32)
+    levels[0], levels[-1] = -1, 65535
+    levels[1:-1] = np.floor(np.clip(np.where(known, cuts, 0), -1, 65535))  # g > cut is g > floor(cut)
+    for n in range(len(cuts) - 1, 0, -1):  # in order, pixel by pixel: a sort, of a few images
+        for k in range(1, n + 1):
+            levels[k : k + 2] = np.minimum(levels[k], levels[k + 1]), np.maximum(levels[k], levels[k + 1])
+    some = known & (levels[:-1] < levels[1:])
+    bands = np.stack([np.where(some, levels[:-1] + 1, 1), np.where(some, levels[1:], 0)], axis=1).astype(np.uint16)
+    return bands if ascending else np.ascontiguousarray(bands[::-1])
 
 
 @lru_cache
@@ -171,22 +178,27 @@ def majority(where: NDArray, stages: int) -> int:
 def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArray) -> int:
     """The same from bands, of a narrow detector; of a large frame one line in SAMPLED is looked at. frame, gain: (ss, fs)."""
     least, most = map(np.uint16, data_range(spec)[:2])
-    line = spec.module_shape[1] if frame.size > WHOLE_BELOW else frame.size
-    n = np.empty(len(spec.stages), np.int64)
-    for step in (SAMPLED * line, line):  # all of it, where the lines looked at are not data
-        routing.count_in_bands(
-            read_only(frame.reshape(-1)),
-            read_only(gain.reshape(-1)),
-            read_only(bands.reshape(len(bands), 2, -1)),
-            least,
-            most,
-            line,
-            step,
-            n,
-        )
-        if n.any():
-            return int(n.argmax())
+    frame, gain, bands = read_only(frame), read_only(gain), read_only(bands)
+    for step in (SAMPLED, 1) if frame.size > WHOLE_BELOW else (1,):  # all of it, where the lines looked at are not data
+        looked_at, n = -(-len(frame) // step) * frame.shape[1], []
+        for low, high in bands:
+            n.append(routing.count_in_band(frame, gain, low, high, least, most, step))
+            if 2 * n[-1] > looked_at:
+                break
+        if any(n):
+            return n.index(max(n))
     return -1
+
+
+def any_valid(spec: DetectorSpec, frames: NDArray, take: NDArray) -> NDArray:
+    """(k,) bool: whether frames hold any valid value; mostly the first row says so. frames: (n, ss, fs). take: (k,) int64."""
+    least, most, _ = data_range(spec)
+    first = frames[take, 0]
+    found = ((first >= least) & (first <= most)).any(axis=1)
+    for k in np.flatnonzero(~found):
+        frame = frames[take[k]]
+        found[k] = ((frame >= least) & (frame <= most)).any()
+    return found
 
 
 def present(where: NDArray, frames: NDArray, stages: int) -> list[int]:

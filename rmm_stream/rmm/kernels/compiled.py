@@ -33,7 +33,7 @@ numba.config.CACHE_DIR = str(cache_directory())
 exact = partial(numba.njit, nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False)
 #: A small function that kernels share, compiled with the first of them and not for Python, which is half the cost of a
 #: small one. Python runs it as it stands.
-shared = register_jitable(nogil=True, error_model="numpy", _nrt=False)
+shared = register_jitable(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False)
 #: Becomes part of its callers: compiled with each of them, and not once more for itself.
 inlined = partial(exact, inline="always")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})

@@ -136,7 +136,9 @@ def test_the_stage_with_most_valid_values_is_found_in_the_rows_looked_at(shape, 
 @few
 @given(st.integers(1, 6), st.integers(1, 9), st.data())
 def test_frames_without_a_valid_value_are_found(n, pixels, data):
-    spec = replace(AGIPD1M, saturation=7, sentinels=(0,), module_shape=(3, pixels), asic_shape=(3, pixels), edge_width=0)
+    spec = replace(
+        AGIPD1M, saturation=7, sentinels=(0,), module_shape=(3, pixels), asic_shape=(3, pixels), edge_width=0
+    )
     frames = data.draw(arrays(np.uint16, (n, 3, pixels), elements=st.sampled_from([0, 0, 1, 6, 7, 8])))
     take = np.arange(n)[::-1]
     assert gain.any_valid(spec, frames, take).tolist() == naive.any_valid(frames, take, 1, 6)

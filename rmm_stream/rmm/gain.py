@@ -144,14 +144,15 @@ def route(
 def thresholds(spec: DetectorSpec, dark: list[Moments | None]) -> NDArray | None:
     """Cuts between adjacent stages, (stages - 1, ss, fs) float32; None where neither darks nor the configuration give one.
 
+    Between two darks the midpoint, weighted by their deviations; nan where a pixel has fewer than two values in one of them.
     dark: moments of the indicator for each stage of one cell, None where its dark lacks.
     """
     cuts = np.empty((len(spec.stages) - 1, *spec.module_shape), np.float32)
     for s, (lower, upper) in enumerate(zip(dark, dark[1:])):
         if lower is not None and upper is not None:
-            routing.cut_between(
-                *(a.reshape(-1) for m in (lower, upper) for a in m), DIGITISER_FLOOR, cuts[s].reshape(-1)
-            )
+            # a floor, so that an indicator that never moved does not lie on its own threshold
+            a, b = (np.maximum(moments.std(), DIGITISER_FLOOR) for moments in (lower, upper))
+            cuts[s] = (lower.mean * b + upper.mean * a) / (a + b)
         elif spec.gain_thresholds:
             cuts[s] = spec.gain_thresholds[s]
         else:

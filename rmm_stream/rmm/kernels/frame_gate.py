@@ -8,22 +8,11 @@ import math
 
 import numpy as np
 
-from .compiled import exact, shared
+from .compiled import exact
 from .robust import MIN_VALUES, final_sigma, fit_counts, fit_sorted
 
 #: ADU: differences are counted within so much of the expected ones, and if that does not do within all of 17 bits.
 NARROW, WIDE = 1 << 11, 1 << 17
-
-
-@shared
-def place(new, old, shift, beyond, saturation, slots):
-    """The place of each difference of two rows among the counts: 0 and beyond for what lies outside, then what is no data."""
-    for p in range(slots.size):
-        v, w = np.int32(new[p]), np.int32(old[p])
-        d = np.int32(np.int32(v - w) - shift)
-        d = d if d > np.int32(0) else np.int32(0)
-        d = d if d < beyond else beyond
-        slots[p] = d if (v < saturation) & (w < saturation) else np.int32(beyond + 1)
 
 
 @exact
@@ -39,14 +28,21 @@ def frame_means(frames, take, cell, rows, saturation, base, around, reach, fit, 
     Differences of integers are counted, not sorted: the fit over their counts is the same.
     """
     width = frames.shape[2]
-    beyond, limit = np.int32(2 * reach), np.int32(saturation)
+    beyond, none, limit = np.int32(2 * reach), np.int32(2 * reach + 1), np.int32(saturation)
     counts, slots = room[: 2 * reach + 2], room[2 * reach + 2 :][: rows.size * width]
     for i in range(take.size):
         shift = np.int32(around[i] - reach)
         for b in range(counts.size):
             counts[b] = 0
         for r in range(rows.size):
-            place(frames[take[i], rows[r]], base[cell[i], r], shift, beyond, limit, slots[r * width : (r + 1) * width])
+            new, old = frames[take[i], rows[r]], base[cell[i], r]
+            out = slots[r * width : (r + 1) * width]
+            for p in range(width):
+                v, w = np.int32(new[p]), np.int32(old[p])
+                d = np.int32(np.int32(v - w) - shift)
+                d = d if d > np.int32(0) else np.int32(0)
+                d = d if d < beyond else beyond
+                out[p] = d if (v < limit) & (w < limit) else none
         for p in range(slots.size):
             counts[np.uint32(slots[p])] += 1
         n = slots.size - counts[beyond + 1]

@@ -292,7 +292,8 @@ def final_sigma(sigma_raw, consistency, floor, mu):
         sigma = 0.0
     if np.isnan(sigma_raw):
         return np.nan
-    sigma = max(sigma, floor)
+    if sigma < floor:
+        sigma = floor
     return sigma if sigma > 0 else np.nan
 
 

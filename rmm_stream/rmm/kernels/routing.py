@@ -4,8 +4,6 @@ The answer is one byte per pixel: the stage, plus INVALID (128) where the value 
 indicator fits no stage. So `byte == stage` picks values, and `byte & 127 == stage` picks indicators.
 """
 
-import math
-
 import numpy as np
 
 from .compiled import exact, fast
@@ -65,20 +63,6 @@ def count_stage(where, care, stage):
     for i in range(where.size):
         n = np.int32(n + (np.int32(1) if np.uint8(where[i] & care) == stage else np.int32(0)))  # stays in 32-bit lanes
     return n
-
-
-@exact
-def cut_between(n, mean, m2, next_n, next_mean, next_m2, floor, cut):
-    """Threshold between the dark levels of two adjacent stages: the midpoint, weighted by their deviations.
-
-    n: (px,) int64; mean, m2: (px,) float64; next_*: of the other stage. floor: least deviation, so that an indicator that
-    never moved does not lie on its own threshold. cut: (px,) float32, written; nan where a stage has fewer than two."""
-    for i in range(cut.size):
-        a, b = np.nan, np.nan
-        if n[i] > 1 and next_n[i] > 1:
-            a = max(math.sqrt(m2[i] / (n[i] - 1)), floor)
-            b = max(math.sqrt(next_m2[i] / (next_n[i] - 1)), floor)
-        cut[i] = np.float32((mean[i] * b + next_mean[i] * a) / (a + b))
 
 
 @fast

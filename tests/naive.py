@@ -98,13 +98,12 @@ def final_sigma(sigma_raw, consistency, floor, mu):
 # ---- frame_gate.py -----------------------------------------------------------------------------------------------------------
 
 
-def frame_means(frames, take, cell, rows, invalid, base):
+def frame_means(frames, take, cell, rows, saturation, sentinels, base):
     """The robust mean of each frame's differences from the base of its cell, of the pixels that are data in both."""
     out = []
     for t, c in zip(take, cell):
         pairs = zip(frames[t][rows].ravel().tolist(), base[c].ravel().tolist())
-        bad = [int(v) for v in invalid[1:]]
-        kept = [v - b for v, b in pairs if max(v, b) < invalid[0] and v not in bad and b not in bad]
+        kept = [v - b for v, b in pairs if max(v, b) < saturation and v not in sentinels and b not in sentinels]
         out.append(fit_sorted(kept, 0.5, 0.35, 3.0)[0] if len(kept) >= 20 else math.nan)
     return out
 
@@ -150,21 +149,10 @@ def route_analogue(gain, thresholds, ascending):
     return np.array(out, np.uint8)
 
 
-def bands_between(cuts, ascending, indicators):
-    """Per stage and pixel those of the indicators that route_analogue() puts there. cuts: (stages - 1, px)."""
-    g = np.array(indicators)
-    where = [route_analogue(g, np.repeat(cuts[:, i : i + 1], len(g), 1), ascending) for i in range(cuts.shape[1])]
-    return [[g[of == stage].tolist() for of in where] for stage in range(len(cuts) + 1)]
-
-
-def count_in_bands(values, gain, bands, least, most, line, step):
-    """Per stage: pixels whose value is valid and whose indicator is in its band, among the first `line` of every `step`."""
-    seen = [i for i in range(len(values)) if i % step < line and least <= values[i] <= most]
-    return [sum(low[i] <= gain[i] <= high[i] for i in seen) for low, high in bands]
-
-
-def find_valid(frames, take, least, most):
-    return [any(least <= v <= most for v in frames[t].tolist()) for t in take]
+def count_in_band(values, gain, low, high, least, most, step):
+    """Pixels whose value is valid and whose indicator is in its band, in every step-th row."""
+    rows = zip(*(a.tolist()[::step] for a in (values, gain, low, high)))
+    return sum(least <= v <= most and lo <= g <= hi for row in rows for v, g, lo, hi in zip(*row))
 
 
 def count_stage(where, care, stage):
@@ -172,6 +160,17 @@ def count_stage(where, care, stage):
 
 
 # ---- gain.py --------------------------------------------------------------------------------------------------------------
+
+
+def any_valid(frames, take, least, most):
+    return [any(least <= v <= most for v in frames[t].ravel().tolist()) for t in take]
+
+
+def in_bands(cuts, ascending, indicators):
+    """Per stage and pixel those of the indicators that route_analogue() puts there. cuts: (stages - 1, px)."""
+    g = np.array(indicators)
+    where = [route_analogue(g, np.repeat(cuts[:, i : i + 1], len(g), 1), ascending) for i in range(cuts.shape[1])]
+    return [[g[of == stage].tolist() for of in where] for stage in range(len(cuts) + 1)]
 
 
 def bands_of(cuts, ascending):

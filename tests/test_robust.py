@@ -156,7 +156,10 @@ def test_many_values_of_any_type_and_shape_are_taken():
 @given(seeds, st.integers(60, 300), st.floats(0, 0.4))
 def test_fit_binned_like_its_twin(seed, n, share):
     x = np.rint(contaminated(seed, n, share))
-    found = robust.fit_binned(np.random.default_rng(seed).permutation(x), x[0], x[-1], STRUCTURE, CERTAIN, LAMBDA)
+    found = robust.fit_binned(
+        np.random.default_rng(seed).permutation(x), x[0], x[-1], STRUCTURE, CERTAIN, LAMBDA,
+        np.empty(robust.BINS + 2 + robust.SMALL, np.int32),
+    )  # fmt: skip
     assert found[2]
     np.testing.assert_allclose(found[:2], naive.fit_binned(x.tolist(), STRUCTURE, CERTAIN, LAMBDA), rtol=1e-9)
 

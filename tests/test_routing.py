@@ -1,6 +1,7 @@
 """kernels/routing.py against its twin: the stage of every pixel of a frame, and whether its value counts."""
 
 import math
+from dataclasses import replace
 
 import naive
 import numpy as np
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from rmm_stream.detectors.agipd import AGIPD1M
+from rmm_stream.rmm import gain
 from rmm_stream.rmm.kernels import routing
 
 few = settings(max_examples=40, deadline=None)
@@ -92,35 +95,50 @@ def test_count_stage_like_its_twin(where, stage):
 def test_bands_hold_what_the_thresholds_send_there(last, ascending, data):
     levels = st.one_of(st.floats(-5, 70000, width=32), st.sampled_from([0.0, 5.5, 6.0, 65534.5, 65535.0, math.nan]))
     cuts = data.draw(arrays(np.float32, (last, 3), elements=levels))
-    bands = np.empty((last + 1, 2, 3), np.uint16)
-    routing.bands_between(cuts, ascending, bands)
+    bands = gain.bands_of(cuts, ascending)
     near = [math.floor(c) + d for c in cuts.ravel().tolist() if not math.isnan(c) for d in (-1, 0, 1, 2)]
     indicators = sorted({0, 1, 65534, 65535, *(g for g in near if 0 <= g <= 65535)})
-    for found, expected in zip(bands, naive.bands_between(cuts, ascending, indicators)):
+    for found, expected in zip(bands, naive.in_bands(cuts, ascending, indicators)):
         for i in range(3):
             assert [g for g in indicators if found[0, i] <= g <= found[1, i]] == expected[i]
 
 
 @few
-@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(0, 20), st.data())
-def test_the_stage_with_most_valid_values_is_found_in_the_lines_looked_at(stages, pixels, line, more, data):
-    values, gain = (data.draw(arrays(np.uint16, pixels, elements=st.integers(0, 9))) for _ in range(2))
-    bands = data.draw(arrays(np.uint16, (stages, 2, pixels), elements=st.integers(0, 9)))
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.data())
+def test_count_in_band_like_its_twin(rows, width, step, data):
+    images = [data.draw(arrays(np.uint16, (rows, width), elements=st.integers(0, 9))) for _ in range(4)]
+    for image in images:
+        image.flags.writeable = False
     least, most = sorted(data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9))))
-    found = np.empty(stages, np.int64)
-    routing.count_in_bands(values, gain, bands, np.uint16(least), np.uint16(most), line, line + more, found)
-    expected = naive.count_in_bands(values, gain, bands, least, most, line, line + more)
-    if found.tolist() != expected:  # it stopped at a stage that has more than half
-        stage = int(found.argmax())
-        assert found[: stage + 1].tolist() == expected[: stage + 1]
-        assert 2 * found[stage] > sum(i % (line + more) < line for i in range(pixels))
+    found = routing.count_in_band(*images, np.uint16(least), np.uint16(most), step)
+    assert found == naive.count_in_band(*images, least, most, step)
+
+
+@few
+@given(st.sampled_from([(8, 5), (160, 32)]), st.integers(0, 9999), st.floats(0.0, 1.0))
+def test_the_stage_with_most_valid_values_is_found_in_the_rows_looked_at(shape, seed, share):
+    """A large frame is looked at in every 16th row, unless none of these is data."""
+    rng = np.random.default_rng(seed)
+    spec = replace(AGIPD1M, module_shape=shape, asic_shape=shape)
+    values = np.where(rng.random(shape) < share, 65535, rng.integers(0, 9, shape)).astype(np.uint16)
+    bands, indicator = np.sort(rng.integers(0, 9, (3, 2, *shape)), axis=1).astype(np.uint16), values[::-1] % 9
+    least, most = gain.data_range(spec)[:2]
+    for step in (16, 1) if values.size > 4096 else (1,):
+        n = [naive.count_in_band(values, indicator, *band, least, most, step) for band in bands]
+        if any(n):
+            break
+    found = gain.majority_of(spec, values, indicator, bands)
+    looked_at = values[::step].size
+    most_of_all = [s for s in range(3) if 2 * n[s] > looked_at]  # the first of these will do
+    assert found == (most_of_all[0] if most_of_all else n.index(max(n)) if any(n) else -1)
 
 
 @few
 @given(st.integers(1, 6), st.integers(1, 9), st.data())
 def test_frames_without_a_valid_value_are_found(n, pixels, data):
-    frames = data.draw(arrays(np.uint16, (n, pixels), elements=st.integers(0, 9)))
-    least, most = sorted(data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9))))
-    take, found = np.arange(n), np.empty(n, bool)
-    routing.find_valid(frames, take, least, most, found)
-    assert found.tolist() == naive.find_valid(frames, take, least, most)
+    spec = replace(
+        AGIPD1M, saturation=7, sentinels=(0,), module_shape=(3, pixels), asic_shape=(3, pixels), edge_width=0
+    )
+    frames = data.draw(arrays(np.uint16, (n, 3, pixels), elements=st.sampled_from([0, 0, 1, 6, 7, 8])))
+    take = np.arange(n)[::-1]
+    assert gain.any_valid(spec, frames, take).tolist() == naive.any_valid(frames, take, 1, 6)

@@ -4,6 +4,7 @@ Its owner, the main thread, calls `start`, then `step` a few times a second, the
 watchdog are the main thread's; frames are the receiver's, maps the worker's, sockets the publisher's.
 """
 
+import gc
 import logging
 import queue
 import signal
@@ -159,6 +160,8 @@ class Service:
             )  # fmt: skip
             self._publisher.bind()
             self._parts.workers[0].maker.warm_up()
+            if self._tune_memory:
+                gc.freeze()  # program and kernels stay for good: no later search for garbage goes through them
             settings = self.config.source
             source = self._source or ZmqSource(settings, self._parts.decoder, spec)
             self._receiver = Receiver(source, self._crew.lanes, settings.when_full, ", ".join(settings.endpoints))

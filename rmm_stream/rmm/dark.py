@@ -123,9 +123,7 @@ class DarkFrames:
         if not self._blocks:
             return np.array([self._stage_of(batch, frame, held) for frame in take.tolist()], np.int64)
         if held is not None and self.spec.gain != "code":
-            found = np.empty(len(take), bool)
-            routing.find_valid(flat(batch.pixels), take, *self._limits, found)
-            return np.where(found, held, _NOTHING)
+            return np.where(gain.any_valid(self.spec, batch.pixels, take), held, _NOTHING)
         stages = np.empty(len(take), np.int64)
         for k, frame in enumerate(take.tolist()):
             if (bands := self._bands(batch.module, int(batch.cell[frame]))) is None:
@@ -228,7 +226,7 @@ class DarkFrames:
             self._add_free(module, pixels, gains, held)
             return
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
-            band = self._bands(module, 0)[stage]
+            band = self._bands(module, 0)[stage].reshape(2, -1)
             for k in range(len(held)):
                 self._open(module, VALUES, stage, pixels).add(self._of_band(pixels, gains, k, band)[0], self._limits)
         else:
@@ -242,7 +240,7 @@ class DarkFrames:
         limits, placed = _gain_limits(gains), {}
         for k, frames in enumerate(held):
             cell = int(pixels.cells[k]) + self.cells.start
-            bands, stage = self._bands(module, cell), frames[0].stage
+            bands, stage = self._bands(module, cell).reshape(len(self.spec.stages), 2, -1), frames[0].stage
             if (module, cell) not in self._mixed:
                 of_stage = self._open(module, INDICATORS, stage, gains)
                 if len(frames) == BLOCK and of_stage.add_if_placed(gains, k, bands[stage], limits[1]):
@@ -265,10 +263,10 @@ class DarkFrames:
             self._open(module, VALUES, stage, pixels).add(whole, self._limits)
 
     def _bands(self, module: int, cell: int) -> NDArray | None:
-        """(stages, 2, px) uint16 of one cell, the same as long as frames of one exposure follow each other; None: unknown."""
+        """(stages, 2, ss, fs) uint16 of one cell, as long as frames of one exposure follow each other; None: unknown."""
         bands = self._routes.get((module, cell))
         if bands is None and (route := self.segments.route(module, cell)) is not None:
-            bands = self._routes[module, cell] = read_only(route.bands.reshape(len(self.spec.stages), 2, -1))
+            bands = self._routes[module, cell] = read_only(route.bands)
         return bands
 
     def _of_band(self, block: Block, gains: Block, k: int, band: NDArray) -> tuple[Block, bool]:
@@ -308,8 +306,9 @@ class DarkFrames:
 def _all_in(gains: Block, k: int, frames: int, band: NDArray) -> bool:
     """Whether the indicators of the first frames of the k-th cell all lie in a band, (2, px) uint16."""
     zero, top = (gains.stacks[0].dtype.type(v) for v in (0, np.iinfo(gains.stacks[0].dtype).max))
-    rows = (stack[row] for stack, row in zip(gains.stacks[:frames], gains.rows[k]))
-    return all(routing.count_in_band(g, g, band[0], band[1], zero, top) == g.size for g in rows)
+    low, high = band[:1], band[1:]
+    rows = (stack[row : row + 1] for stack, row in zip(gains.stacks[:frames], gains.rows[k]))
+    return all(routing.count_in_band(g, g, low, high, zero, top, 1) == g.size for g in rows)
 
 
 def _gain_limits(gains: Block) -> tuple[int, int]:

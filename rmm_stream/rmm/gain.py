@@ -18,8 +18,8 @@ from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
 __all__ = [
-    "INVALID", "NOWHERE", "DataRange", "Route", "bands_of", "clean", "code_route", "data_range", "majority", "majority_of",
-    "present", "rises", "route", "thresholds",
+    "INVALID", "NOWHERE", "DataRange", "Route", "any_valid", "bands_of", "clean", "code_route", "data_range", "majority",
+    "majority_of", "present", "rises", "route", "thresholds",
 ]  # fmt: skip
 
 #: A narrow detector's indicator beyond this is no ADC value.
@@ -63,9 +63,16 @@ def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
     cuts: (stages - 1, ss, fs) float32; a pixel with a nan threshold is in no stage. A pixel has passed a threshold where
     the indicator is above it; where the indicator falls from stage to stage, where it is not above it. Its stage is the
     number of thresholds that it has passed."""
-    bands = np.empty((len(cuts) + 1, 2, *cuts.shape[1:]), np.uint16)
-    routing.bands_between(cuts.reshape(len(cuts), -1), ascending, bands.reshape(len(bands), 2, -1))
-    return bands
+    known = ~np.isnan(cuts).any(axis=0)
+    levels = np.empty((len(cuts) + 2, *cuts.shape[1:]), np.int32)
+    levels[0], levels[-1] = -1, 65535
+    levels[1:-1] = np.floor(np.clip(np.where(known, cuts, 0), -1, 65535))  # g > cut is g > floor(cut)
+    for n in range(len(cuts) - 1, 0, -1):  # in order, pixel by pixel: a sort, of a few images
+        for k in range(1, n + 1):
+            levels[k : k + 2] = np.minimum(levels[k], levels[k + 1]), np.maximum(levels[k], levels[k + 1])
+    some = known & (levels[:-1] < levels[1:])
+    bands = np.stack([np.where(some, levels[:-1] + 1, 1), np.where(some, levels[1:], 0)], axis=1).astype(np.uint16)
+    return bands if ascending else np.ascontiguousarray(bands[::-1])
 
 
 @lru_cache
@@ -137,14 +144,15 @@ def route(
 def thresholds(spec: DetectorSpec, dark: list[Moments | None]) -> NDArray | None:
     """Cuts between adjacent stages, (stages - 1, ss, fs) float32; None where neither darks nor the configuration give one.
 
+    Between two darks the midpoint, weighted by their deviations; nan where a pixel has fewer than two values in one of them.
     dark: moments of the indicator for each stage of one cell, None where its dark lacks.
     """
     cuts = np.empty((len(spec.stages) - 1, *spec.module_shape), np.float32)
     for s, (lower, upper) in enumerate(zip(dark, dark[1:])):
         if lower is not None and upper is not None:
-            routing.cut_between(
-                *(a.reshape(-1) for m in (lower, upper) for a in m), DIGITISER_FLOOR, cuts[s].reshape(-1)
-            )
+            # a floor, so that an indicator that never moved does not lie on its own threshold
+            a, b = (np.maximum(moments.std(), DIGITISER_FLOOR) for moments in (lower, upper))
+            cuts[s] = (lower.mean * b + upper.mean * a) / (a + b)
         elif spec.gain_thresholds:
             cuts[s] = spec.gain_thresholds[s]
         else:
@@ -169,26 +177,31 @@ def majority(where: NDArray, stages: int) -> int:
 
 
 def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArray) -> int:
-    """The same from bands, (stages, 2, px) uint16, of a narrow detector; of a large frame one line in SAMPLED is looked at.
+    """The same from bands, (stages, 2, ss, fs), of a narrow detector; of a large frame one line in SAMPLED is looked at.
 
-    frame, gain: (ss, fs). bands: read-only."""
+    frame, gain: (ss, fs)."""
     least, most = map(np.uint16, data_range(spec)[:2])
-    line = spec.module_shape[1] if frame.size > WHOLE_BELOW else frame.size
-    n = np.empty(len(spec.stages), np.int64)
-    for step in (SAMPLED * line, line):  # all of it, where the lines looked at are not data
-        routing.count_in_bands(
-            read_only(frame.reshape(-1)),
-            read_only(gain.reshape(-1)),
-            bands,
-            least,
-            most,
-            line,
-            step,
-            n,
-        )
-        if n.any():
-            return int(n.argmax())
+    frame, gain, bands = read_only(frame), read_only(gain), read_only(bands)
+    for step in (SAMPLED, 1) if frame.size > WHOLE_BELOW else (1,):  # all of it, where the lines looked at are not data
+        looked_at, n = -(-len(frame) // step) * frame.shape[1], []
+        for low, high in bands:
+            n.append(routing.count_in_band(frame, gain, low, high, least, most, step))
+            if 2 * n[-1] > looked_at:
+                break
+        if any(n):
+            return n.index(max(n))
     return -1
+
+
+def any_valid(spec: DetectorSpec, frames: NDArray, take: NDArray) -> NDArray:
+    """(k,) bool: whether frames hold any valid value; mostly the first row says so. frames: (n, ss, fs). take: (k,) int64."""
+    least, most, _ = data_range(spec)
+    first = frames[take, 0]
+    found = ((first >= least) & (first <= most)).any(axis=1)
+    for k in np.flatnonzero(~found):
+        frame = frames[take[k]]
+        found[k] = ((frame >= least) & (frame <= most)).any()
+    return found
 
 
 def present(where: NDArray, frames: NDArray, stages: int) -> list[int]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..config import Fit, Gate
 from ..detectors import DetectorSpec
 from .kernels import frame_gate
+from .kernels.compiled import read_only
 from .outliers import consistency, fit_1d
 
 #: Of a large frame one row in 16 is taken, in runs of as many pixels as memory likes to give at a time.
@@ -93,8 +94,9 @@ class FrameMeans:
         self.spec, self.rows = spec, rows(spec)
         self.base = np.zeros((cells, len(self.rows), spec.module_shape[1]), spec.dtype)
         self.based = np.zeros(cells, bool)
-        least = 1 << 16 if spec.saturation is None else spec.saturation
-        self.invalid = np.array([least, *spec.sentinels], np.int64)
+        self.saturation = 1 << 16 if spec.saturation is None else spec.saturation
+        # a sentinel counts as saturated, which some value has to be
+        self.counts = spec.exact and (not spec.sentinels or self.saturation <= np.iinfo(spec.dtype).max)
         self.last = np.zeros(cells, np.int64)  # ADU; where differences are looked for first. Changes no result
 
     def of(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
@@ -107,18 +109,29 @@ class FrameMeans:
                 self.base[cell[i]], self.based[cell[i]] = frames[take[i]][self.rows], True
             known[i] = self.based[cell[i]]
         means = np.full(len(take), np.nan)
-        means[known] = (self._counted if self.spec.exact else self._fitted)(frames, take[known], cell[known])
+        means[known] = (self._counted if self.counts else self._fitted)(frames, take[known], cell[known])
         return means
 
     def _counted(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
         """Of integers of at most 16 bits."""
-        frames = np.ascontiguousarray(frames, self.spec.dtype).view()
-        frames.flags.writeable = False  # as those that sockets give: the kernel is compiled once
-        room = np.empty(frame_gate.COUNTS + self.base[0].size, np.int32)
-        means = np.empty(len(take))
-        rule = _fit_rule(FIT)
-        around = self.last[cell]
-        frame_gate.frame_means(frames, take, cell, self.rows, self.invalid, self.base, around, rule, room, means)
+        frames, base = read_only(np.ascontiguousarray(frames, self.spec.dtype)), self.base
+        if self.spec.sentinels:
+            frames, base = (
+                np.where(np.isin(a, self.spec.sentinels), self.saturation, a).astype(a.dtype) for a in (frames, base)
+            )
+        means, left = np.full(len(take), np.inf), np.arange(len(take))
+        for reach in (frame_gate.NARROW, frame_gate.WIDE):
+            found, of = np.empty(len(left)), cell[left]
+            room = np.empty(2 * reach + 2 + base[0].size, np.int32)
+            frame_gate.frame_means(
+                read_only(frames), take[left], of, self.rows, self.saturation, base, self.last[of], reach,
+                _fit_rule(FIT), room, found,
+            )  # fmt: skip
+            means[left] = found
+            left = left[np.isinf(found)]
+            if not len(left):
+                break
+        means[left] = np.nan
         known = np.isfinite(means)
         self.last[cell[known]] = np.rint(means[known])
         return means

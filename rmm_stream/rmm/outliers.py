@@ -91,7 +91,9 @@ def _binned(x: NDArray, fit: Fit) -> tuple[float, float] | None:
         return None
     x = x.view()
     x.flags.writeable = False  # one signature for all
-    mean, sigma_raw, done = robust.fit_binned(x, low, high, fit.structure, fit.certain, fit.lambda_fit)
+    mean, sigma_raw, done = robust.fit_binned(
+        x, low, high, fit.structure, fit.certain, fit.lambda_fit, np.empty(robust.BINS + 2 + robust.SMALL, np.int32)
+    )
     return (mean, sigma_raw) if done else None
 
 

@@ -14,35 +14,58 @@ waits, which costs a tenth. One line per frame: a loop over a tuple would not ve
 
 import numpy as np
 
-from .compiled import exact
+from .compiled import exact, shared
 
 BLOCK = 8  # frames
 
 
-@exact
+@shared
+def within(v, low, high):
+    return (v >= low) & (v <= high)
+
+
+@shared
+def kept(v, low, high, r):
+    """v where it lies within low..high, else r."""
+    return v if (v >= low) & (v <= high) else r
+
+
+@shared
 def four(a, b, c, d):
     """Sum of four values of at most 14 bits; int32."""
     return np.int32(np.uint16(np.uint16(a + b) + np.uint16(c + d)))
 
 
-@exact
+@shared
 def square(v, r):
     """(v - r)^2 of values of at most 15 bits; uint32."""
-    d = np.int16(v - r)
-    return np.uint32(np.int32(d) * np.int32(d))
+    d = np.int32(np.int16(v - r))
+    return np.uint32(d * d)
 
 
-@exact
-def squares(a, b, c, d, e, f, g, h, r):
-    """Sum of the squared differences of eight values from r; uint32."""
-    first = np.uint32(np.uint32(square(a, r) + square(b, r)) + np.uint32(square(c, r) + square(d, r)))
-    last = np.uint32(np.uint32(square(e, r) + square(f, r)) + np.uint32(square(g, r) + square(h, r)))
-    return np.uint32(first + last)
+@shared
+def squares(a, b, c, d, r):
+    """Sum of the squared differences of four values from r; uint32."""
+    return np.uint32(np.uint32(square(a, r) + square(b, r)) + np.uint32(square(c, r) + square(d, r)))
 
 
-@exact
+@shared
+def four_within(a, b, c, d, low, high, r):
+    """Of those of four values that lie within low..high, the others being r: sum, squared differences from r, number."""
+    n = np.uint16(within(a, low, high)) + np.uint16(within(b, low, high))
+    n += np.uint16(within(c, low, high)) + np.uint16(within(d, low, high))
+    a, b, c, d = kept(a, low, high, r), kept(b, low, high, r), kept(c, low, high, r), kept(d, low, high, r)
+    return four(a, b, c, d), squares(a, b, c, d, r), np.uint16(n)
+
+
+@shared
 def lesser(a, b):
     return a if a < b else b
+
+
+@shared
+def all_within(a, b, c, d, low, high):
+    return within(a, low, high) & within(b, low, high) & within(c, low, high) & within(d, low, high)
 
 
 @exact
@@ -61,7 +84,7 @@ def add_blocks(stacks, rows, cells, reference, s1, s2, seen):
             r = ref[i]
             a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
             s = np.int32(four(a, b, c, d) + four(e, f, g, h))
-            q = np.uint32(sum2[i] + squares(a, b, c, d, e, f, g, h, r))
+            q = np.uint32(sum2[i] + np.uint32(squares(a, b, c, d, r) + squares(e, f, g, h, r)))
             sum1[i] = np.int32(sum1[i] + np.int32(s - np.int32(8) * np.int32(r)))
             sum2[i] = q
             top = np.uint32(top | q)
@@ -74,35 +97,18 @@ def add_blocks_masked(stacks, rows, cells, least, most, reference, count, s1, s2
 
     least, most: of the frames' type, at most 14 bits; the reference lies within. count: uint16, changed. Else as add_blocks."""
     f0, f1, f2, f3, f4, f5, f6, f7 = stacks
-    one, none = np.uint16(1), np.uint16(0)
     for k in range(cells.size):
         x0, x1, x2, x3 = f0[rows[k, 0]], f1[rows[k, 1]], f2[rows[k, 2]], f3[rows[k, 3]]
         x4, x5, x6, x7 = f4[rows[k, 4]], f5[rows[k, 5]], f6[rows[k, 6]], f7[rows[k, 7]]
         ref, number, sum1, sum2 = reference[cells[k]], count[cells[k]], s1[cells[k]], s2[cells[k]]
         top = np.uint32(0)
         for i in range(ref.size):
-            r, n = ref[i], none
-            a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
-            ok = (a >= least) & (a <= most)
-            a, n = (a if ok else r), np.uint16(n + (one if ok else none))
-            ok = (b >= least) & (b <= most)
-            b, n = (b if ok else r), np.uint16(n + (one if ok else none))
-            ok = (c >= least) & (c <= most)
-            c, n = (c if ok else r), np.uint16(n + (one if ok else none))
-            ok = (d >= least) & (d <= most)
-            d, n = (d if ok else r), np.uint16(n + (one if ok else none))
-            ok = (e >= least) & (e <= most)
-            e, n = (e if ok else r), np.uint16(n + (one if ok else none))
-            ok = (f >= least) & (f <= most)
-            f, n = (f if ok else r), np.uint16(n + (one if ok else none))
-            ok = (g >= least) & (g <= most)
-            g, n = (g if ok else r), np.uint16(n + (one if ok else none))
-            ok = (h >= least) & (h <= most)
-            h, n = (h if ok else r), np.uint16(n + (one if ok else none))
-            s = np.int32(four(a, b, c, d) + four(e, f, g, h))
-            q = np.uint32(sum2[i] + squares(a, b, c, d, e, f, g, h, r))
-            number[i] = np.uint16(number[i] + n)
-            sum1[i] = np.int32(sum1[i] + np.int32(s - np.int32(8) * np.int32(r)))
+            r = ref[i]
+            s, q, n = four_within(x0[i], x1[i], x2[i], x3[i], least, most, r)
+            t, p, m = four_within(x4[i], x5[i], x6[i], x7[i], least, most, r)
+            q = np.uint32(sum2[i] + np.uint32(q + p))
+            number[i] = np.uint16(number[i] + np.uint16(n + m))
+            sum1[i] = np.int32(sum1[i] + np.int32(np.int32(s + t) - np.int32(8) * np.int32(r)))
             sum2[i] = q
             top = np.uint32(top | q)
         seen[k] = top
@@ -117,16 +123,15 @@ def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
     w0, w1, w2, w3, w4, w5, w6, w7 = gains
     x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
     x4, x5, x6, x7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
-    yes, no = np.uint16(1), np.uint16(0)
     outside, top = np.uint16(0), np.uint32(0)
     for i in range(reference.size):
         r, lo, hi = reference[i], low[i], lesser(high[i], most)
         a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
-        there = (a >= lo) & (a <= hi) & (b >= lo) & (b <= hi) & (c >= lo) & (c <= hi) & (d >= lo) & (d <= hi)
-        there &= (e >= lo) & (e <= hi) & (f >= lo) & (f <= hi) & (g >= lo) & (g <= hi) & (h >= lo) & (h <= hi)
-        outside = np.uint16(outside | (no if there else yes))
+        there = all_within(a, b, c, d, lo, hi) & all_within(e, f, g, h, lo, hi)
+        outside = np.uint16(outside | np.uint16(not there))
         s = np.int32(np.int32(four(a, b, c, d) + four(e, f, g, h)) - np.int32(8) * np.int32(r))
-        q = np.uint32(s2[i] + np.uint32(squares(a, b, c, d, e, f, g, h, r) * np.uint32(sign)))
+        q = np.uint32(squares(a, b, c, d, r) + squares(e, f, g, h, r))
+        q = np.uint32(s2[i] + np.uint32(q * np.uint32(sign)))
         s1[i] = np.int32(s1[i] + np.int32(s * sign))
         s2[i] = q
         top = np.uint32(top | q)

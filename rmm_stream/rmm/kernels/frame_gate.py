@@ -13,49 +13,43 @@ from .robust import MIN_VALUES, final_sigma, fit_counts, fit_sorted
 
 #: ADU: differences are counted within so much of the expected ones, and if that does not do within all of 17 bits.
 NARROW, WIDE = 1 << 11, 1 << 17
-COUNTS = 2 * WIDE + 2  # entries that are needed at most
 
 
 @exact
-def frame_means(frames, take, cell, rows, invalid, base, around, fit, room, means):
+def frame_means(frames, take, cell, rows, saturation, base, around, reach, fit, room, means):
     """Robust mean of some frames above the base frame of their cell.
 
     frames: (n, ss, fs), unsigned integers of at most 16 bits. take: (k,) int64, which of them. cell: (k,) int64. rows: (r,)
-    int64, those that are looked at. invalid: int64, values from the first on are not data, nor are the others. base:
-    (cells, r, fs) as frames. around: (k,) int64, ADU, about how far the frame lies above its base. fit: (structure, certain,
-    lambda_fit). room: int32, at least COUNTS and r * fs, written. means: (k,) float64, written; nan where it cannot be told.
+    int64, those that are looked at. saturation: values from it on are not data. base: (cells, r, fs) as frames. around: (k,)
+    int64, ADU, about how far the frame lies above its base. reach: ADU, how far from there differences are looked for. fit:
+    (structure, certain, lambda_fit). room: int32, at least 2 * reach + 2 and r * fs, written. means: (k,) float64, written;
+    nan where too little is data, inf where a fit would have to look further.
 
     Differences of integers are counted, not sorted: the fit over their counts is the same.
     """
     width = frames.shape[2]
-    size = rows.size * width
-    slots, saturation, none = room[COUNTS:], np.int32(invalid[0]), np.int32(0)
+    beyond, none, limit = np.int32(2 * reach), np.int32(2 * reach + 1), np.int32(saturation)
+    counts, slots = room[: 2 * reach + 2], room[2 * reach + 2 :][: rows.size * width]
     for i in range(take.size):
-        reach = NARROW
-        while reach > 0:
-            shift, beyond, no_data = np.int32(around[i] - reach), np.int32(2 * reach), np.int32(2 * reach + 1)
-            counts = room[: 2 * reach + 2]
-            for b in range(counts.size):
-                counts[b] = none
-            for r in range(rows.size):
-                new, old = frames[take[i], rows[r]], base[cell[i], r]
-                out = slots[r * width : (r + 1) * width]
-                for p in range(width):
-                    v, w = np.int32(new[p]), np.int32(old[p])
-                    d = np.int32(np.int32(v - w) - shift)
-                    d = d if d > none else none
-                    d = d if d < beyond else beyond
-                    out[p] = d if (v < saturation) & (w < saturation) else no_data
-                for s in range(1, invalid.size):
-                    for p in range(width):
-                        if (new[p] == invalid[s]) | (old[p] == invalid[s]):
-                            out[p] = no_data
-            for p in range(size):
-                counts[np.uint32(slots[p])] += np.int32(1)
-            n = size - counts[2 * reach + 1]
-            middle, theta, _, radius = fit_counts(counts[: 2 * reach + 1], n, fit[0], fit[1], fit[2])
-            means[i] = (shift + middle) + theta if n >= MIN_VALUES and radius >= 0 else np.nan
-            reach = WIDE if reach < WIDE and n >= MIN_VALUES and radius < 0 else 0
+        shift = np.int32(around[i] - reach)
+        for b in range(counts.size):
+            counts[b] = 0
+        for r in range(rows.size):
+            new, old = frames[take[i], rows[r]], base[cell[i], r]
+            out = slots[r * width : (r + 1) * width]
+            for p in range(width):
+                v, w = np.int32(new[p]), np.int32(old[p])
+                d = np.int32(np.int32(v - w) - shift)
+                d = d if d > np.int32(0) else np.int32(0)
+                d = d if d < beyond else beyond
+                out[p] = d if (v < limit) & (w < limit) else none
+        for p in range(slots.size):
+            counts[np.uint32(slots[p])] += 1
+        n = slots.size - counts[beyond + 1]
+        means[i] = np.nan
+        if n >= MIN_VALUES:
+            middle, theta, _, radius = fit_counts(counts[: beyond + 1], n, fit[0], fit[1], fit[2])
+            means[i] = shift + middle + theta if radius >= 0 else np.inf
 
 
 @exact

@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 
-from .compiled import exact, inlined, no_nan
+from .compiled import exact, no_nan
 
 STEPS = 12  # optimisation steps, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_VALUES = 20  # below it k is so small that nothing is robust
 
 
-@inlined
+@exact
 def fit_sorted(x, room, structure, certain, lambda_fit):
     """Robust mean and sigma_raw of sorted, finite float64 values, at least MIN_VALUES of them (Appendix A).
 
@@ -85,7 +85,7 @@ def fit_sorted(x, room, structure, certain, lambda_fit):
     return x[half] + theta, sigma
 
 
-@inlined
+@exact
 def fit_counts(counts, n, structure, certain, lambda_fit):
     """fit_sorted of n integers that have been counted: counts[b] of them are b. counts: (bins + 2) int32.
 
@@ -169,19 +169,19 @@ SPARSE, CROWDED = 0.15, 0.3
 
 
 @no_nan
-def fit_binned(x, low, high, structure, certain, lambda_fit):
+def fit_binned(x, low, high, structure, certain, lambda_fit, room):
     """fit_sorted of many finite float64 values in any order, to 0.002 sigma; low, high: the least and the largest of them.
 
     They are counted in bins of a power of 2 from low on, so that integers lie on the bins' edges and are fitted exactly.
     Where these prove too wide those about theta are divided. From the bins FLkOS takes the runs of its values, as if those
     of a bin lay evenly in it; MSSE looks at each value. Whatever is summed over values is an integer, so that their order
-    does not matter. Returns (theta, sigma_raw, done); done False where only a sort helps.
+    does not matter. room: int32, at least BINS + 2 + SMALL, written. Returns (theta, sigma_raw, done); done False where only
+    a sort helps.
     """
     n = x.size
     k = np.int64(structure * n)
-    counts = np.empty(BINS + 2, np.int32)
     kept = n < SMALL  # the places of more values are found again where they are needed
-    places = np.empty(n if kept else BLOCK, np.int32)
+    counts, places = room[: BINS + 2], room[BINS + 2 :]
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
     shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
@@ -292,7 +292,8 @@ def final_sigma(sigma_raw, consistency, floor, mu):
         sigma = 0.0
     if np.isnan(sigma_raw):
         return np.nan
-    sigma = max(sigma, floor)
+    if sigma < floor:
+        sigma = floor
     return sigma if sigma > 0 else np.nan
 
 

@@ -72,6 +72,12 @@ def fit_values(x, structure, certain, lambda_fit, factor, floor):
     return mean, final_sigma(raw, factor, floor, mean), raw
 
 
+def extent(x):
+    """(least, largest, whether all are finite); of what is a number."""
+    known = [v for v in x if not math.isnan(v)]
+    return min(known, default=math.inf), max(known, default=-math.inf), all(math.isfinite(v) for v in x)
+
+
 def consistency(lambda_fit):
     """1 / s where s^2 = 1 - 2 t phi(t) / (2 Phi(t) - 1), t = lambda_fit * s; by bisection."""
 

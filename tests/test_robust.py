@@ -248,3 +248,9 @@ def test_kernels_say_the_same_without_compilation():
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     assert " passed" in run.stdout
+
+
+@pytest.mark.parametrize("strange", [[], [math.nan], [math.inf], [-math.inf, math.nan]])
+def test_extent_like_its_twin(strange, rng):
+    x = np.concatenate([rng.normal(0, 1, 37), strange, rng.normal(5, 2, 20)])
+    assert robust.extent(x) == naive.extent(x.tolist())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..config import Fit
 from ..detectors import DetectorSpec
 from .kernels import planes, robust
+from .kernels.compiled import read_only
 
 
 class Judgement(NamedTuple):
@@ -81,16 +82,15 @@ def fit_1d(values: NDArray, fit: Fit = Fit(), floor: float = 0.0) -> RobustFit:
 
 def _binned(x: NDArray, fit: Fit) -> tuple[float, float] | None:
     """Robust mean and sigma_raw by counting; None where that cannot be done."""
-    low, high = np.minimum.reduce(x), np.maximum.reduce(x)
-    if not -np.inf < low <= high < np.inf:
-        x = x[np.isfinite(x)]
+    x = read_only(x)
+    low, high, finite = robust.extent(x)
+    if not finite:
+        x = read_only(x[np.isfinite(x)])
         if x.size < BINNED_FROM:
             return None
-        low, high = np.minimum.reduce(x), np.maximum.reduce(x)
+        low, high, _ = robust.extent(x)
     if not 1e-290 < high - low < 1e290:  # a constant, or what no bins can cover
         return None
-    x = x.view()
-    x.flags.writeable = False  # one signature for all
     mean, sigma_raw, done = robust.fit_binned(
         x, low, high, fit.structure, fit.certain, fit.lambda_fit, np.empty(robust.BINS + 2 + robust.SMALL, np.int32)
     )

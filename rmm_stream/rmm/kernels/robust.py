@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .compiled import exact, no_nan
+from .compiled import exact, fast, no_nan
 
 STEPS = 12  # optimisation steps, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_VALUES = 20  # below it k is so small that nothing is robust
@@ -154,6 +154,18 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
         if m > 0:
             theta = total / m
     return middle, theta, sigma, radius
+
+
+@fast
+def extent(x):
+    """(least, largest, whether all are finite) of values. x: (n,) float64."""
+    low, high, finite = np.inf, -np.inf, 1
+    for i in range(x.size):
+        v = x[i]
+        low = v if v < low else low
+        high = v if v > high else high
+        finite &= 1 if abs(v) < np.inf else 0
+    return low, high, finite == 1
 
 
 BINS = 4096

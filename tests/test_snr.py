@@ -95,7 +95,7 @@ def test_no_count_overflows_however_long_it_runs():
     s = stats(forgets=False, span_s=1e9, span_frames=32768, buckets=2)
     for _ in range(3 * FLAT_HALF + 10):
         add(s, 0, 0.0, 1.0)
-    assert s.count.max() <= FLAT_HALF
+    assert s.state()["count"].max() <= FLAT_HALF
     assert s.judged.max() <= 32768 // 2
     assert s.frames[0] == 3 * FLAT_HALF + 10
 
@@ -134,7 +134,7 @@ def test_merged_windows_count_what_the_whole_counts(deal):
 
 def test_a_merge_that_would_overflow_is_refused_and_changes_nothing():
     one = stats(forgets=False, span_frames=32768, buckets=2)
-    one.half_frames[0, 0] = 40000
+    one.half_frames[0, 0], one.half_start[0, 0] = 40000, 0.0
     two = copy.deepcopy(one)
     before = {k: v.copy() for k, v in one.state().items()}
     with pytest.raises(ConfigError, match="too many frames"):
@@ -180,3 +180,23 @@ def test_counts_do_not_depend_on_which_pixels_are_expected(pattern):
         expected = frames.sum(0)
         np.testing.assert_array_equal(s.mean(0, 11.0)[1], expected)
         np.testing.assert_array_equal(s.window(0, 11.0).judged, expected)
+
+
+def test_what_lay_in_memory_before_a_window_began_is_of_no_account():
+    clean, dirty, more = stats(), stats(), stats()
+    for s in (dirty, more):
+        for name in ("total", "count", "judged", "above", "below", "tried", "half_frames", "bucket_frames"):
+            getattr(s, name)[...] = 77
+    for n in range(30):
+        for s in (clean, dirty):
+            add(s, n % 2, float(n), n % 9)
+    add(more, 1, 30.0, 3.0)
+    for of, into in ((more, clean), (more, dirty)):
+        into.merge(of)
+    for cell in range(2):
+        for a, b in zip(
+            (*clean.mean(cell, 31.0), *clean.window(cell, 31.0)), (*dirty.mean(cell, 31.0), *dirty.window(cell, 31.0))
+        ):
+            np.testing.assert_array_equal(a, b)
+    for name, array in clean.state().items():
+        np.testing.assert_array_equal(array, dirty.state()[name], err_msg=name)

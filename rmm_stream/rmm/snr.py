@@ -37,6 +37,8 @@ class SnrStats:
     frames: (cells,) int64, frames judged of each cell, ever. 61 B per pixel and cell with 8 buckets.
     planes: (cells, tiles, 3), sigmas, nearest: (cells, tiles) float64: the last fit of each tile, from which the next starts;
     no statistics, so that a merge leaves them as they are.
+
+    A half-window or bucket is cleared when it begins, so that gigabytes need not be in one train: before, it is arbitrary.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class SnrStats:
     ):
         self.shape = (cells, *shape)
         self.span_s, self.span_frames, self.forgets = span_s, span_frames, forgets
-        self.total = np.zeros((2, *self.shape), np.float32)
-        self.count = np.zeros((2, *self.shape), np.uint16)
-        self.judged = np.zeros((buckets, *self.shape), np.uint16)
-        self.above = np.zeros((buckets, *self.shape), np.uint16)
-        self.below = np.zeros((buckets, *self.shape), np.uint16)
+        self.total = np.empty((2, *self.shape), np.float32)
+        self.count = np.empty((2, *self.shape), np.uint16)
+        self.judged = np.empty((buckets, *self.shape), np.uint16)
+        self.above = np.empty((buckets, *self.shape), np.uint16)
+        self.below = np.empty((buckets, *self.shape), np.uint16)
         self.usual = np.zeros(self.shape, bool)
         self.tried = np.zeros((2, cells, tiles), np.int64)
         self.frames = np.zeros(cells, np.int64)
@@ -86,9 +88,9 @@ class SnrStats:
         begun = self.half_start.item(h, cell)
         if self.half_frames.item(h, cell) >= half_frames or timestamp - begun >= half_s:
             h = self.half[cell] = 1 - h
-            self.total[h, cell], self.count[h, cell], self.tried[h, cell], self.half_frames[h, cell] = 0, 0, 0, 0
             begun = math.nan
         if begun != begun:
+            self._clear(_HALVES, h, cell)
             self.half_start[h, cell] = timestamp
         begun = self.bucket_start.item(b, cell)
         if (
@@ -96,14 +98,18 @@ class SnrStats:
             or timestamp - begun >= self.span_s / buckets
         ):
             b = self.bucket[cell] = (b + 1) % buckets
-            self.judged[b, cell], self.above[b, cell], self.below[b, cell], self.bucket_frames[b, cell] = 0, 0, 0, 0
             begun = math.nan
         if begun != begun:
+            self._clear(_BUCKETS, b, cell)
             self.bucket_start[b, cell] = timestamp
         self.half_frames[h, cell] += 1
         self.bucket_frames[b, cell] += 1
         self.frames[cell] += 1
         return self.total[h, cell], self.count[h, cell], self.judged[b, cell], self.above[b, cell], self.below[b, cell]
+
+    def _clear(self, names: tuple[str, ...], window: int, cell: int) -> None:
+        for name in names:
+            getattr(self, name)[window, cell] = 0
 
     def expect(self, cell: int, usual: NDArray) -> None:
         """Say which pixels of a cell are nearly always judged, (ss, fs) bool; once, before its first frame."""
@@ -171,12 +177,16 @@ class SnrStats:
                 self.usual[cell] = other.usual[cell]
             unlike = self.usual[cell] != other.usual[cell]
             for names, start, mine, theirs in (
-                (("count", "total", "tried", "half_frames"), "half_start", self.half, other.half),
-                (("judged", "above", "below", "bucket_frames"), "bucket_start", self.bucket, other.bucket),
+                (_HALVES, "half_start", self.half, other.half),
+                (_BUCKETS, "bucket_start", self.bucket, other.bucket),
             ):
                 n = len(getattr(self, start))
                 for age in range(n):
                     to, of = (mine[cell] - age) % n, (theirs[cell] - age) % n
+                    if np.isnan(getattr(other, start)[of, cell]):
+                        continue
+                    if np.isnan(getattr(self, start)[to, cell]):
+                        self._clear(names, to, cell)
                     counts, *sums, frames = names
                     kept = getattr(other, counts)[of, cell]
                     getattr(self, counts)[to, cell] += np.where(
@@ -191,6 +201,9 @@ class SnrStats:
 
     def state(self) -> dict[str, NDArray]:
         """Everything that restore() needs, as plain arrays."""
+        for names, start in ((_HALVES, self.half_start), (_BUCKETS, self.bucket_start)):
+            for window, cell in np.argwhere(np.isnan(start)).tolist():
+                self._clear(names, window, cell)
         return {name: getattr(self, name) for name in _ARRAYS} | {
             "window": np.array([self.span_s, self.span_frames, self.forgets], float)
         }
@@ -207,6 +220,8 @@ class SnrStats:
         return stats
 
 
+_HALVES = ("count", "total", "tried", "half_frames")
+_BUCKETS = ("judged", "above", "below", "bucket_frames")
 _ARRAYS = (
     "usual", "total", "count", "judged", "above", "below", "tried", "frames", "latest",
     "half", "half_frames", "half_start", "bucket", "bucket_frames", "bucket_start", "planes", "sigmas", "nearest",

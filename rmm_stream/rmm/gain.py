@@ -18,8 +18,8 @@ from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
 __all__ = [
-    "INVALID", "NOWHERE", "DataRange", "Route", "any_valid", "bands_of", "clean", "code_route", "data_range", "majority",
-    "majority_of", "present", "rises", "route", "thresholds",
+    "INVALID", "NOWHERE", "DataRange", "Route", "any_valid", "bands_of", "by_bands", "clean", "code_route", "configured_route",
+    "data_range", "majority", "majority_of", "present", "rises", "route", "thresholds",
 ]  # fmt: skip
 
 #: A narrow detector's indicator beyond this is no ADC value.
@@ -73,6 +73,14 @@ def bands_of(cuts: NDArray, ascending: bool) -> NDArray:
     some = known & (levels[:-1] < levels[1:])
     bands = np.stack([np.where(some, levels[:-1] + 1, 1), np.where(some, levels[1:], 0)], axis=1).astype(np.uint16)
     return bands if ascending else np.ascontiguousarray(bands[::-1])
+
+
+@lru_cache
+def configured_route(spec: DetectorSpec, ascending: bool) -> Route:
+    """The route of configured thresholds, the same for all cells."""
+    cuts = np.empty((len(spec.gain_thresholds), *spec.module_shape), np.float32)
+    cuts[...] = np.array(spec.gain_thresholds)[:, None, None]
+    return by_bands(None, bands_of(cuts, ascending))
 
 
 @lru_cache

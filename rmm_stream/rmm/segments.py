@@ -18,8 +18,9 @@ from .outliers import tiles
 from .snr import SnrStats
 from .stats import FloatStats, IntegerStats, Moments, PixelStats
 
-#: Offsets and thresholds are derived anew when a segment has grown by so much: their error falls with the root of it.
-NOTABLE = 1.1
+#: Offsets are derived anew when a segment has grown by a tenth: their error falls with the root of it. Thresholds lie so many
+#: sigmas from either stage that a segment has to double.
+OFFSET_GROWTH, THRESHOLD_GROWTH = 1.1, 2.0
 
 
 class Segments:
@@ -131,7 +132,7 @@ class Segments:
     def cuts(self, module: int, cell: int) -> tuple[NDArray, bool] | None:
         """Thresholds of the gain indicator of one cell, and whether it rises from stage to stage; None: unknown."""
         keys = self._indicators(module)
-        return self._derive(("cuts", module, cell), keys, cell, lambda: self._cuts(keys, cell))
+        return self._derive(("cuts", module, cell), keys, cell, lambda: self._cuts(keys, cell), THRESHOLD_GROWTH)
 
     def route(self, module: int, cell: int, held: int | None = None) -> gain.Route | None:
         """How the stages of one cell's pixels are told by their indicator; None: unknown. held: of a gain code."""
@@ -140,16 +141,25 @@ class Segments:
         keys = self._indicators(module)
 
         def derive():
-            cuts = self._cuts(keys, cell)
-            return None if cuts is None else gain.by_bands(None, gain.bands_of(*cuts))
+            enough = self._enough(keys, cell)
+            if self.spec.gain_thresholds and not any(
+                a is not None and b is not None for a, b in zip(enough, enough[1:])
+            ):
+                return gain.configured_route(self.spec, gain.rises(self.spec, enough))
+            cuts = gain.thresholds(self.spec, enough)
+            return None if cuts is None else gain.by_bands(None, gain.bands_of(cuts, gain.rises(self.spec, enough)))
 
-        return self._derive(("route", module, cell), keys, cell, derive)
+        return self._derive(("route", module, cell), keys, cell, derive, THRESHOLD_GROWTH)
 
     def _indicators(self, module: int) -> list[DarkKey]:
         return [DarkKey(module, INDICATORS, stage) for stage in range(len(self.spec.stages))]
 
+    def _enough(self, keys: list[DarkKey], cell: int) -> list[Moments | None]:
+        """Moments of one cell, None where there are too few frames."""
+        return [self.moments(key, cell)[0] if self.frames(key, cell) >= self.least else None for key in keys]
+
     def _cuts(self, keys: list[DarkKey], cell: int) -> tuple[NDArray, bool] | None:
-        enough = [self.moments(key, cell)[0] if self.frames(key, cell) >= self.least else None for key in keys]
+        enough = self._enough(keys, cell)
         cuts = gain.thresholds(self.spec, enough)
         return None if cuts is None else (cuts, gain.rises(self.spec, enough))
 
@@ -168,18 +178,17 @@ class Segments:
 
         return self._derive(("offset", module, stage, cell), [key], cell, derive)
 
-    def _derive(self, name: tuple, keys: list[DarkKey], cell: int, derive):
+    def _derive(self, name: tuple, keys: list[DarkKey], cell: int, derive, growth: float = OFFSET_GROWTH):
         """What derive() makes of the darks of these keys, kept until other darks speak, or notably more of them."""
         darks = [self._speaking(self.dark, self.old_dark, key, cell) for key in keys]
         frames = [0 if stats is None else int(stats.frames[cell - self.cells.start]) for stats in darks]
         kept = self._derived.get(name)
-        if kept is None or kept[0] != [id(stats) for stats in darks] or self._has_grown(kept[1], frames):
+        if kept is None or kept[0] != [id(stats) for stats in darks] or self._has_grown(kept[1], frames, growth):
             kept = self._derived[name] = ([id(stats) for stats in darks], frames, derive())
         return kept[2]
 
-    def _has_grown(self, before: list[int], now: list[int]) -> bool:
+    def _has_grown(self, before: list[int], now: list[int], growth: float) -> bool:
         """Fewer than fit.min_frames say nothing."""
         return any(
-            not old <= new <= NOTABLE * old and (old >= self.least or new >= self.least)
-            for old, new in zip(before, now)
+            not old <= new <= growth * old and (old >= self.least or new >= self.least) for old, new in zip(before, now)
         )

@@ -322,3 +322,13 @@ def test_lit_frames_are_not_gated():
     flat = frames(ONE_CELL, 30, FLAT0, train=4000)
     flat.pixels[::2] += np.uint16(2000)
     assert m.feed(flat) == (30, {})
+
+
+def test_a_held_dark_that_lacks_its_indicator_now_and_then_is_accumulated():
+    m, batch = maker(), frames(n=20)
+    for t in range(0, len(batch), 3):
+        here = part(batch, np.arange(t, t + 3))
+        m.feed(replace(here, gain=None) if t % 2 else here)
+    values, indicators = (m.dark[DarkKey(0, quantity, 0)] for quantity in (VALUES, INDICATORS))
+    assert values.moments(0).count.max() == 20
+    assert indicators.moments(0).count.max() == 10

@@ -37,10 +37,19 @@ class Held(NamedTuple):
     stage: int
 
 
+class Group(NamedTuple):
+    """Frames that can be in one block: of one module, held in one stage or none, with the same kind of indicator or none."""
+
+    module: int
+    held: int | None
+    gain: np.dtype | None
+
+
 class DarkFrames:
     """The dark path of one maker. Mutable; one owner.
 
-    told: called with (map key, batch, index) for each frame that has been folded. gated: False leaves F1 to the caller.
+    told: called with (map key, frames, batch, index) when so many frames of a map have been folded, of which the last is named.
+    gated: False leaves F1 to the caller.
     """
 
     def __init__(
@@ -49,7 +58,7 @@ class DarkFrames:
         settings: Settings,
         cells: range,
         segments: Segments,
-        told: Callable[[MapKey, FrameBatch, int], None],
+        told: Callable[[MapKey, int, FrameBatch, int], None],
         gated: bool,
     ):
         self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
@@ -66,8 +75,8 @@ class DarkFrames:
             0,
             (1 << spec.bits) - 1,
         ) and spec.packed  # the word has no room for other values
-        self._held: dict[tuple[int, int | None], dict[int, list[Held]]] = {}  # by module and held stage; then by cell
-        self._begun: dict[tuple[int, int | None], set[int]] = {}  # cells whose first block has been folded
+        self._held: dict[Group, dict[int, list[Held]]] = {}  # by cell
+        self._begun: dict[Group, set[int]] = {}  # cells whose first block has been folded
         self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
         self._routes: dict[tuple[int, int], NDArray] = {}  # bands of modules and cells
         self._blank: dict[np.dtype, NDArray] = {}
@@ -96,7 +105,7 @@ class DarkFrames:
         if not self._blocks:
             self._add_at_once(batch, take, stages, held)
             return len(take)
-        group = batch.module, held
+        group = Group(batch.module, held, None if batch.gain is None else batch.gain.dtype)
         waiting, begun = self._held.setdefault(group, {}), self._begun.setdefault(group, set())
         for frame, cell, stage in zip(take.tolist(), batch.cell[take].tolist(), stages.tolist()):
             waiting.setdefault(cell, []).append(Held(batch, frame, stage))
@@ -169,8 +178,8 @@ class DarkFrames:
         return self.gates[key]
 
     def _forget(self, module: int, stage: int, cell: int) -> None:
-        for (of, _), waiting in self._held.items():
-            if of == module and cell in waiting:
+        for group, waiting in self._held.items():
+            if group.module == module and cell in waiting:
                 waiting[cell] = [held for held in waiting[cell] if held.stage != stage]
         self.segments.restart_cell(module, stage, cell)
 
@@ -182,7 +191,7 @@ class DarkFrames:
 
     def fold(self, module: int | None = None) -> None:
         """Fold what is held, of one module or of all. The next blocks begin anew."""
-        for group in [group for group in self._held if module in (None, group[0])]:
+        for group in [group for group in self._held if module in (None, group.module)]:
             waiting = self._held.pop(group)
             while waiting := {cell: frames for cell, frames in waiting.items() if frames}:
                 self._fold(group, {cell: self._take(waiting, cell, BLOCK) for cell in list(waiting)})
@@ -190,7 +199,7 @@ class DarkFrames:
         self._mixed = {known for known in self._mixed if module not in (None, known[0])}
         self._routes = {known: bands for known, bands in self._routes.items() if module not in (None, known[0])}
 
-    def _fold(self, group: tuple[int, int | None], frames: dict[int, list[Held]]) -> None:
+    def _fold(self, group: Group, frames: dict[int, list[Held]]) -> None:
         """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
         together: dict[tuple[int, ...], list[int]] = {}
         for cell, held in frames.items():
@@ -202,16 +211,15 @@ class DarkFrames:
             at = np.array(cells, np.int64) - self.cells.start
             pixels = Block(self._fill([b.pixels for b in batches]), rows, at)
             gains = None
-            if self.spec.gain != "none" and batches[0].gain is not None:
+            if self.spec.gain != "none" and group.gain is not None:
                 gains = Block(self._fill([b.gain for b in batches]), rows, at)
             self._add(group, pixels, gains, [frames[cell] for cell in cells])
         for cell, held in frames.items():
             for stage, n in Counter(h.stage for h in held).items():
                 for quantity in (VALUES, INDICATORS):
-                    if (stats := self.segments.dark.get(DarkKey(group[0], quantity, stage))) is not None:
+                    if (stats := self.segments.dark.get(DarkKey(group.module, quantity, stage))) is not None:
                         stats.frames[cell - self.cells.start] += n
-            for h in held:
-                self._told(MapKey(group[0], h.stage, cell), h.batch, h.frame)
+                self._told(MapKey(group.module, stage, cell), n, held[-1].batch, held[-1].frame)
 
     def _fill(self, stacks: list[NDArray]) -> tuple[NDArray, ...]:
         """Eight stacks; where there are fewer, the rest is a frame without a value that counts."""
@@ -220,8 +228,8 @@ class DarkFrames:
             self._blank[dtype] = np.full((1, *self.spec.module_shape), np.iinfo(dtype).max, dtype)
         return tuple(flat(stack) for stack in stacks) + (flat(self._blank[dtype]),) * (BLOCK - len(stacks))
 
-    def _add(self, group: tuple[int, int | None], pixels: Block, gains: Block | None, held: list[list[Held]]) -> None:
-        module, stage = group
+    def _add(self, group: Group, pixels: Block, gains: Block | None, held: list[list[Held]]) -> None:
+        module, stage, _ = group
         if stage is None:
             self._add_free(module, pixels, gains, held)
             return
@@ -300,7 +308,7 @@ class DarkFrames:
                     stats.update(stack[frames], each, where, int(stage), cell - self.cells.start, care)
                     stats.frames[cell - self.cells.start] += int((of == stage).sum())
             for frame, stage in zip(frames.tolist(), of.tolist()):
-                self._told(MapKey(batch.module, stage, cell), batch, frame)
+                self._told(MapKey(batch.module, stage, cell), 1, batch, frame)
 
 
 def _all_in(gains: Block, k: int, frames: int, band: NDArray) -> bool:

@@ -193,21 +193,21 @@ class MaskMaker:
             return gain.Route(held or 0)
         return self.segments.route(batch.module, cell, held)
 
-    def _tell_dark(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
-        """A dark frame of one stage is news for the maps of the adjacent ones too: F4 compares their indicators."""
-        self._tell(key, batch, frame)
-        self._tell_around(*key)
+    def _tell_dark(self, key: MapKey, frames: int, batch: FrameBatch, last: int) -> None:
+        """Dark frames of one stage are news for the maps of the adjacent ones too: F4 compares their indicators."""
+        self._tell(key, batch, last, frames)
+        self._tell_around(*key, frames)
 
-    def _tell(self, key: MapKey, batch: FrameBatch, frame: int) -> None:
+    def _tell(self, key: MapKey, batch: FrameBatch, last: int, frames: int = 1) -> None:
         news = self.folded.setdefault(key, News())
-        news.frames += 1
-        news.train_id, news.timestamp = int(batch.train_id[frame]), batch.timestamp
+        news.frames += frames
+        news.train_id, news.timestamp = int(batch.train_id[last]), batch.timestamp
 
-    def _tell_around(self, module: int, stage: int, cell: int) -> None:
+    def _tell_around(self, module: int, stage: int, cell: int, frames: int = 1) -> None:
         if self.spec.gain != "none":
             for other in (stage - 1, stage + 1):
                 if (news := self.folded.get(MapKey(module, other, cell))) is not None:
-                    news.around += 1
+                    news.around += frames
 
     def restart(self, exposure: Exposure) -> None:
         """Start the statistics of one exposure afresh; gain_stage None: of every stage.

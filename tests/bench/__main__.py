@@ -29,14 +29,19 @@ def main() -> int:
     unknown = set(args.names) - set(BARS)
     if unknown:
         parser.error(f"unknown bar {', '.join(unknown)}; known: {', '.join(BARS)}")
-    rows = [row for name in args.names or BARS for row in import_module(BARS[name]).measure()]
-    print(f"{'name':<28} {'ours':>12} {'baseline':>12} {'ratio':>8}  goal")
-    for row in rows:
-        met = "" if row.met else "  MISSED"
-        print(f"{row.name:<28} {row.ours:>12.4f} {row.baseline:>12.4f} {row.ratio:>8.3f}  {row.goal}{met}")
+    rows = []
+    print(f"{'name':<34} {'ours':>12} {'baseline':>12} {'ratio':>8}  goal")
+    for name in args.names or BARS:
+        for row in import_module(BARS[name]).measure():
+            rows.append(row)
+            met = "" if row.met else "  MISSED"
+            print(
+                f"{row.name:<34} {row.ours:>12.4f} {row.baseline:>12.4f} {row.ratio:>8.3f}  {row.goal}{met}", flush=True
+            )
     if args.json:
         with open(args.json, "w") as file:
-            json.dump([{**row._asdict(), "ratio": row.ratio, "met": row.met} for row in rows], file, indent=1)
+            facts = [{**row._asdict(), "ratio": float(row.ratio), "met": bool(row.met)} for row in rows]
+            json.dump(facts, file, indent=1, default=float)
     return 0 if all(row.met for row in rows) else 1
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rmm_stream.detectors.agipd import AGIPD1M
 from rmm_stream.frames import Exposure, FrameBatch, Illumination
 from rmm_stream.rmm import MaskMaker
-from rmm_stream.rmm.dark import Held
+from rmm_stream.rmm.dark import Group, Held
 from rmm_stream.rmm.kernels.blocks import BLOCK
 from rmm_stream.rmm.stats import Block, IntegerStats, flat
 
@@ -66,7 +66,8 @@ class Routed:
 
     def __init__(self, values: list[np.ndarray], gains: list[np.ndarray], exposure: Exposure):
         self.darks = MaskMaker(SPEC).darks
-        self.group, self.values, self.gains = (0, exposure.gain_stage), block(values), block(gains)
+        self.group = Group(0, exposure.gain_stage, gains[0].dtype)
+        self.values, self.gains = block(values), block(gains)
         batch = FrameBatch(0, values[0], gains[0], *(None,) * 3, 0.0, exposure)
         self.held = [[Held(batch, cell, 0)] * BLOCK for cell in range(CELLS)]
 

@@ -8,6 +8,7 @@ import pytest
 from builders import DARK, NOW, TINY, make_batch
 
 from rmm_stream.config import Fit, Gate, Settings, parse
+from rmm_stream.errors import ConfigError
 from rmm_stream.exposure import ExposureLabeler
 from rmm_stream.frames import Exposure, Illumination
 from rmm_stream.live.crew import Crew, frames_of, joined
@@ -131,4 +132,5 @@ def test_a_configuration_shares_its_cells_among_workers():
     assert [worker.maker.cells for worker in parts.workers] == [range(2, 4), range(4, 6), range(6, 9)]
     assert [shard.name for shard in parts.shards[:3]] == ["m00-c002-003", "m03-c002-003", "m00-c004-005"]
     assert {shard.module for shard in parts.shards} == {0, 3}
-    assert len(prepare(parse(text.format(64))).workers) == 7
+    with pytest.raises(ConfigError, match="at most one for each of 7 memory cells"):
+        parse(text.format(8))

@@ -332,3 +332,49 @@ def test_a_held_dark_that_lacks_its_indicator_now_and_then_is_accumulated():
     values, indicators = (m.dark[DarkKey(0, quantity, 0)] for quantity in (VALUES, INDICATORS))
     assert values.moments(0).count.max() == 20
     assert indicators.moments(0).count.max() == 10
+
+
+def test_a_stream_may_send_its_indicator_as_bytes_now_and_as_words_then():
+    m, batch = maker(), frames(n=20, indicator=100)
+    for t in range(0, len(batch), 3):
+        here = part(batch, np.arange(t, t + 3))
+        m.feed(replace(here, gain=here.gain.astype(np.uint8)) if t % 2 else here)
+    assert m.dark[DarkKey(0, INDICATORS, 0)].moments(0).count.max() == 20
+
+
+def test_darks_held_in_a_stage_that_no_code_names_are_no_darks_of_it():
+    m, batch = maker(TINY_PACKED), frames(TINY_PACKED, 8, exposure=DARK0)
+    fed = m.feed(replace(batch, exposure=DARK1))
+    assert (fed.accepted, fed.rejected) == (0, {"no_valid_pixel": 8})
+
+
+def test_looking_at_a_maker_does_not_change_what_comes_of_it():
+    """Freely switching darks near their thresholds: these do not move while the stretch of darks goes on."""
+    makers_ = [maker(gate=False) for _ in range(2)]
+    for m in makers_:
+        for stage, exposure in enumerate((DARK0, DARK1)):
+            m.feed(frames(n=32, exposure=exposure, train=1000 * stage + 1000))
+    for n in range(20):
+        free = frames(n=2, exposure=DARK, train=5000 + 10 * n, indicator=5500)
+        for look, m in enumerate(makers_):
+            m.feed(free)
+            if look and n % 3 == 0:
+                m.state()
+    makers.assert_same_darks(*makers_)
+
+
+def test_what_is_held_is_bounded_though_cells_come_rarely():
+    m = maker(TINY, gate=False)
+    for train in range(60):
+        m.feed(frames(n=1, cells=[0] if train else [0, 1], train=train + 1))
+    waiting = {id(w.batch) for cells in m.darks._waiting.values() for frames_ in cells.values() for w in frames_}
+    assert len(waiting) <= 9
+    assert m.segments.dark[DarkKey(0, VALUES, 0)].frames[1] == 1
+
+
+def test_a_block_that_is_not_full_is_in_no_stage_that_it_has_not_seen():
+    spec = replace(TINY, stages=("a", "b", "c"), gain_thresholds=(5000.0, 8000.0))
+    m, batch = maker(spec, gate=False), frames(spec, 3, exposure=DARK, cells=[0], indicator=4000)
+    batch.gain[1, 5, 5] = 6000
+    m.feed(batch)
+    assert {key.gain_stage for key in m.dark} == {0, 1}

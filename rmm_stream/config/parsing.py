@@ -134,6 +134,12 @@ def _check(config: Config) -> None:
             list(config.shards.cells),
             f"first and last cell, {spec.name} has 0 to {spec.cells - 1}",
         )
+    _refuse(
+        config.shards.workers > len(config.cells),
+        "shards.workers",
+        config.shards.workers,
+        f"at most one for each of {len(config.cells)} memory cells",
+    )
     stage = config.exposure.gain_stage
     _refuse(
         stage is not None and stage >= len(spec.stages),

@@ -114,13 +114,15 @@ def _module(parts: Sequence[ModuleStatus]) -> ModuleStatus:
         changed=published.changed,
         published_at=published.published_at,
         fit_seconds=_histogram(part.fit_seconds for part in parts),
-        frame_age=_histogram(part.frame_age for part in parts),
+        frame_age=fed.frame_age,  # all workers see the same messages
     )
 
 
 def _memory(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """Sums of what each holds; the process is one."""
-    total = dict(sum((Counter(part) for part in parts), Counter()))
+    total = {
+        name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(n for part in parts for n in part)
+    }
     if "resident" in total:
         total["resident"] = max(part.get("resident", 0) for part in parts)
     return total

@@ -29,12 +29,13 @@ from .stats import INDICATOR, VALUE, Block, flat
 _NOTHING, _UNKNOWN = -1, -2  # for a stage: no pixel is valid, nothing tells
 
 
-class Held(NamedTuple):
-    """A frame that waits for its block. stage: in which most of its pixels are."""
+class Waiting(NamedTuple):
+    """A frame that waits for its block. stage: in which most of its pixels are. turn: the call of feed() that brought it."""
 
     batch: FrameBatch
     frame: int
     stage: int
+    turn: int
 
 
 class Group(NamedTuple):
@@ -49,7 +50,7 @@ class DarkFrames:
     """The dark path of one maker. Mutable; one owner.
 
     told: called with (map key, frames, batch, index) when so many frames of a map have been folded, of which the last is named.
-    gated: False leaves F1 to the caller.
+    gated: False leaves F1 to the caller. modules: how many take turns.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class DarkFrames:
         segments: Segments,
         told: Callable[[MapKey, int, FrameBatch, int], None],
         gated: bool,
+        modules: int = 1,
     ):
         self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
         self.gated = gated
@@ -75,7 +77,8 @@ class DarkFrames:
             0,
             (1 << spec.bits) - 1,
         ) and spec.packed  # the word has no room for other values
-        self._held: dict[Group, dict[int, list[Held]]] = {}  # by cell
+        self._waiting: dict[Group, dict[int, list[Waiting]]] = {}  # by cell
+        self._turn, self._modules = 0, modules
         self._begun: dict[Group, set[int]] = {}  # cells whose first block has been folded
         self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
         self._routes: dict[tuple[int, int], NDArray] = {}  # bands of modules and cells
@@ -106,22 +109,35 @@ class DarkFrames:
             self._add_at_once(batch, take, stages, held)
             return len(take)
         group = Group(batch.module, held, None if batch.gain is None else batch.gain.dtype)
-        waiting, begun = self._held.setdefault(group, {}), self._begun.setdefault(group, set())
+        waiting, begun = self._waiting.setdefault(group, {}), self._begun.setdefault(group, set())
         for frame, cell, stage in zip(take.tolist(), batch.cell[take].tolist(), stages.tolist()):
-            waiting.setdefault(cell, []).append(Held(batch, frame, stage))
+            waiting.setdefault(cell, []).append(Waiting(batch, frame, stage, self._turn))
+        self._turn += 1
         full = [cell for cell, frames in waiting.items() if len(frames) >= self._first(cell, begun)]
         while full:
             self._fold(group, {cell: self._take(waiting, cell, self._first(cell, begun)) for cell in full})
             begun.update(full)
             full = [cell for cell in full if len(waiting.get(cell, ())) >= BLOCK]
+        self._fold_old()
         return len(take)
+
+    def _fold_old(self) -> None:
+        """Fold what has waited for a block's time without its block, of cells that come rarely: what is held is bounded."""
+        for group, waiting in self._waiting.items():
+            old = [
+                cell
+                for cell, frames in waiting.items()
+                if frames and self._turn - frames[0].turn > BLOCK * self._modules
+            ]
+            if old:
+                self._fold(group, {cell: self._take(waiting, cell, BLOCK) for cell in old})
 
     def _first(self, cell: int, begun: set[int]) -> int:
         """Frames of the next block of a cell."""
         return BLOCK if cell in begun else 1 + BLOCK * (cell - self.cells.start) // len(self.cells)
 
     @staticmethod
-    def _take(waiting: dict[int, list[Held]], cell: int, n: int) -> list[Held]:
+    def _take(waiting: dict[int, list[Waiting]], cell: int, n: int) -> list[Waiting]:
         frames = waiting.pop(cell)
         if len(frames) > n:
             waiting[cell] = frames[n:]
@@ -138,7 +154,8 @@ class DarkFrames:
             if (bands := self._bands(batch.module, int(batch.cell[frame]))) is None:
                 stages[k] = _UNKNOWN
             else:
-                stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], bands)
+                some = bands if held is None else bands[held : held + 1]  # in a held stage others have no valid value
+                stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], some)
         return np.where((stages >= 0) & (held is not None), held or 0, stages)
 
     def _stage_of(self, batch: FrameBatch, frame: int, held: int | None) -> int:
@@ -178,7 +195,7 @@ class DarkFrames:
         return self.gates[key]
 
     def _forget(self, module: int, stage: int, cell: int) -> None:
-        for group, waiting in self._held.items():
+        for group, waiting in self._waiting.items():
             if group.module == module and cell in waiting:
                 waiting[cell] = [held for held in waiting[cell] if held.stage != stage]
         self.segments.restart_cell(module, stage, cell)
@@ -190,16 +207,20 @@ class DarkFrames:
     # ---- folding ----
 
     def fold(self, module: int | None = None) -> None:
-        """Fold what is held, of one module or of all. The next blocks begin anew."""
-        for group in [group for group in self._held if module in (None, group.module)]:
-            waiting = self._held.pop(group)
+        """Fold what waits, of one module or of all. The next blocks begin anew."""
+        for group in [group for group in self._waiting if module in (None, group.module)]:
+            waiting = self._waiting.pop(group)
             while waiting := {cell: frames for cell, frames in waiting.items() if frames}:
                 self._fold(group, {cell: self._take(waiting, cell, BLOCK) for cell in list(waiting)})
             self._begun.pop(group)
+
+    def end(self, module: int | None = None) -> None:
+        """Fold what waits: other darks follow, or light. The next stretch of darks is routed by what is known then."""
+        self.fold(module)
         self._mixed = {known for known in self._mixed if module not in (None, known[0])}
         self._routes = {known: bands for known, bands in self._routes.items() if module not in (None, known[0])}
 
-    def _fold(self, group: Group, frames: dict[int, list[Held]]) -> None:
+    def _fold(self, group: Group, frames: dict[int, list[Waiting]]) -> None:
         """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
         together: dict[tuple[int, ...], list[int]] = {}
         for cell, held in frames.items():
@@ -228,22 +249,23 @@ class DarkFrames:
             self._blank[dtype] = np.full((1, *self.spec.module_shape), np.iinfo(dtype).max, dtype)
         return tuple(flat(stack) for stack in stacks) + (flat(self._blank[dtype]),) * (BLOCK - len(stacks))
 
-    def _add(self, group: Group, pixels: Block, gains: Block | None, held: list[list[Held]]) -> None:
+    def _add(self, group: Group, pixels: Block, gains: Block | None, held: list[list[Waiting]]) -> None:
         module, stage, _ = group
         if stage is None:
             self._add_free(module, pixels, gains, held)
             return
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
             band = self._bands(module, 0)[stage].reshape(2, -1)
-            for k in range(len(held)):
-                self._open(module, VALUES, stage, pixels).add(self._of_band(pixels, gains, k, band)[0], self._limits)
+            for k, frames in enumerate(held):
+                of_stage, _ = self._of_band(pixels, gains, k, band, len(frames))
+                self._open(module, VALUES, stage, pixels).add(of_stage, self._limits)
         else:
             limits = None if self._whole and len(held[0]) == BLOCK else self._limits
             self._open(module, VALUES, stage, pixels).add(pixels, limits)
         if gains is not None:
             self._open(module, INDICATORS, stage, gains).add(gains, _gain_limits(gains))
 
-    def _add_free(self, module: int, pixels: Block, gains: Block, held: list[list[Held]]) -> None:
+    def _add_free(self, module: int, pixels: Block, gains: Block, held: list[list[Waiting]]) -> None:
         """Blocks of which each pixel has a stage of its own. Mostly a cell has but one, which is tried first."""
         limits, placed = _gain_limits(gains), {}
         for k, frames in enumerate(held):
@@ -260,12 +282,11 @@ class DarkFrames:
                     continue
                 self._mixed.add((module, cell))
             for stage, band in enumerate(bands):
-                indicators, some = self._of_band(gains, gains, k, band)
+                indicators, some = self._of_band(gains, gains, k, band, len(frames))
                 if some:
                     self._open(module, INDICATORS, stage, gains).add(indicators, limits)
-                    self._open(module, VALUES, stage, pixels).add(
-                        self._of_band(pixels, gains, k, band)[0], self._limits
-                    )
+                    of_stage, _ = self._of_band(pixels, gains, k, band, len(frames))
+                    self._open(module, VALUES, stage, pixels).add(of_stage, self._limits)
         for stage, of in placed.items():
             whole = Block(pixels.stacks, pixels.rows[of], pixels.cells[of])
             self._open(module, VALUES, stage, pixels).add(whole, self._limits)
@@ -277,21 +298,25 @@ class DarkFrames:
             bands = self._routes[module, cell] = read_only(route.bands)
         return bands
 
-    def _of_band(self, block: Block, gains: Block, k: int, band: NDArray) -> tuple[Block, bool]:
-        """The frames of the k-th cell without what does not belong to a gain stage, and whether any does. Until the next.
+    def _of_band(self, block: Block, gains: Block, k: int, band: NDArray, n: int) -> tuple[Block, bool]:
+        """The n frames of the k-th cell without what does not belong to a gain stage, and whether any does. Until the next.
 
         band: (2, px) uint16, the indicators of the stage."""
         dtype, some = block.stacks[0].dtype, False
         if dtype not in self._kept:
             self._kept[dtype] = np.empty((BLOCK, 1, self.spec.module_shape[0] * self.spec.module_shape[1]), dtype)
         blank, kept = dtype.type(np.iinfo(dtype).max), self._kept[dtype]
-        for out, frames, of, row in zip(kept, block.stacks, gains.stacks, block.rows[k]):
+        kept[n:] = blank
+        for out, frames, of, row in zip(kept[:n], block.stacks, gains.stacks, block.rows[k]):
             some |= blocks.keep_band(frames[row], of[row], band[0], band[1], blank, out[0])
         stacks = tuple(read_only(stack) for stack in kept)
         return Block(stacks, np.zeros((1, BLOCK), np.int64), block.cells[k : k + 1]), some
 
     def _open(self, module: int, quantity: str, stage: int, block: Block):
-        return self.segments.open_dark(DarkKey(module, quantity, stage), block.stacks[0].dtype)
+        dtype = block.stacks[0].dtype
+        if quantity == INDICATORS:  # one stream may send them as uint8 now, as uint16 then
+            dtype = np.dtype(np.uint8 if self.spec.packed else np.uint16)
+        return self.segments.open_dark(DarkKey(module, quantity, stage), dtype)
 
     def _add_at_once(self, batch: FrameBatch, take: NDArray, stages: NDArray, held: int | None) -> None:
         """Add frames whose values are too wide for blocks, or floats."""

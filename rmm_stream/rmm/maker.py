@@ -74,7 +74,9 @@ class MaskMaker:
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
         self.folded: dict[MapKey, News] = {}  # of the frames that the statistics hold
-        self.darks = DarkFrames(self.spec, settings, self.cells, self.segments, self._tell_dark, gate)
+        self.darks = DarkFrames(
+            self.spec, settings, self.cells, self.segments, self._tell_dark, gate, len(self.modules)
+        )
         self.flags: dict[MapKey, MapFit] = {}
         self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
         self._judges: dict[Illumination, background.FrameJudge] = {}
@@ -114,7 +116,7 @@ class MaskMaker:
         take = np.flatnonzero(mine & batch.complete)
         exposure = batch.exposure
         if self._exposures.get(batch.module) not in (None, exposure):
-            self.darks.fold(batch.module)
+            self.darks.end(batch.module)
         self._exposures[batch.module] = exposure
         accepted = 0
         if exposure.illumination is Illumination.UNKNOWN:
@@ -213,7 +215,7 @@ class MaskMaker:
         """Start the statistics of one exposure afresh; gain_stage None: of every stage.
 
         What they have said stays said until the new ones have fit.min_frames."""
-        self.fold()
+        self.darks.end()
         self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
             self.darks.drop_gates(exposure.gain_stage)
@@ -343,7 +345,7 @@ class MaskMaker:
         if any(gate.on_trial for maker in (self, other) for gate in maker.darks.gates.values()):
             raise ConfigError(f"frames are on trial: feed {self.settings.gate.learn} of each dark exposure, then merge")
         for maker in (self, other):
-            maker.fold()
+            maker.darks.end()
         self.segments.merge(other.segments)
         for key, news in other.folded.items():
             ours = self.folded.setdefault(key, News())

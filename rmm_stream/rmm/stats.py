@@ -92,7 +92,7 @@ class IntegerStats:
             blocks.add_blocks(*block, reference, s1, s2, seen)
             self.whole[block.cells] += BLOCK
         else:
-            least, most = map(reference.dtype.type, limits)
+            least, most = map(block.stacks[0].dtype.type, limits)
             blocks.add_blocks_masked(*block, least, most, reference, count, s1, s2, seen)
         for cell in block.cells[seen >= SPILL_AT].tolist():
             self._spill(cell)
@@ -103,7 +103,7 @@ class IntegerStats:
         Returns whether they do; else nothing has changed."""
         cell = self._prepare(gains, k, (0, most))
         reference, _, s1, s2 = (a[cell] for a in self._rows())
-        arguments = gains.stacks, gains.rows[k], band[0], band[1], reference.dtype.type(most)
+        arguments = gains.stacks, gains.rows[k], band[0], band[1], gains.stacks[0].dtype.type(most)
         outside, seen = blocks.add_block_placed(*arguments, np.int32(1), reference, s1, s2)
         if outside:
             blocks.add_block_placed(*arguments, np.int32(-1), reference, s1, s2)

@@ -13,7 +13,7 @@ import numpy as np
 from rmm_stream.detectors.agipd import AGIPD1M
 from rmm_stream.frames import Exposure, FrameBatch, Illumination
 from rmm_stream.rmm import MaskMaker
-from rmm_stream.rmm.dark import Group, Held
+from rmm_stream.rmm.dark import Group, Waiting
 from rmm_stream.rmm.kernels.blocks import BLOCK
 from rmm_stream.rmm.stats import Block, IntegerStats, flat
 
@@ -69,7 +69,7 @@ class Routed:
         self.group = Group(0, exposure.gain_stage, gains[0].dtype)
         self.values, self.gains = block(values), block(gains)
         batch = FrameBatch(0, values[0], gains[0], *(None,) * 3, 0.0, exposure)
-        self.held = [[Held(batch, cell, 0)] * BLOCK for cell in range(CELLS)]
+        self.held = [[Waiting(batch, cell, 0, 0)] * BLOCK for cell in range(CELLS)]
 
     def __call__(self) -> None:
         self.darks._add(self.group, self.values, self.gains, self.held)

@@ -118,7 +118,7 @@ def add_blocks_masked(stacks, rows, cells, least, most, reference, count, s1, s2
 def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
     """Add eight frames of gain indicators of one cell, times sign, and see whether one lies outside low..high or beyond most.
 
-    sign: int32, 1 or -1: what was added with 1 is taken out with -1, to the bit, whatever it was. Else as add_block_banded.
+    sign: int32, 1 or -1: what was added with 1 is taken out with -1, to the bit, whatever it was. low, high: (px,) uint16.
     Returns (one is outside, OR of all s2)."""
     w0, w1, w2, w3, w4, w5, w6, w7 = gains
     x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]

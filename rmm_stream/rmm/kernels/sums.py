@@ -12,7 +12,6 @@ from .compiled import exact
 #: Frames between two folds into the wide sums. 32,768 differences of 16 bits still fit in the int32 of s1:
 #: 32768 * 65535 < 2**31; count is far from its 65,535 and an uint64 s2 from its 2**64.
 FOLD_AT = 32768
-#: Of values so wide, four add up within 16 bits, and eight squares of differences stay below 2**31.
 
 #: An uint32 s2 that has reached this is taken away before the next block, which adds less: 8 * (2**14 - 1)**2 < 2**31.
 SPILL_AT = 1 << 31

@@ -69,9 +69,8 @@ class DarkFrames:
         self._told = told
         least, most, inner = gain.data_range(spec) if spec.exact else (0, 0, ())
         top = np.iinfo(spec.dtype).max if spec.exact else 0
-        self._blocks = (
-            spec.narrow and not len(inner) and most < top
-        )  # a place without a frame needs a value that is no data
+        # a place without a frame needs a value that is no data
+        self._blocks = spec.narrow and not len(inner) and most < top
         self._limits = least, most
         self._whole = (least, most) == (
             0,
@@ -235,9 +234,10 @@ class DarkFrames:
             if self.spec.gain != "none" and group.gain is not None:
                 gains = Block(self._fill([b.gain for b in batches]), rows, at)
             self._add(group, pixels, gains, [frames[cell] for cell in cells])
+        quantities = (VALUES,) if group.gain is None else (VALUES, INDICATORS)
         for cell, held in frames.items():
             for stage, n in Counter(h.stage for h in held).items():
-                for quantity in (VALUES, INDICATORS):
+                for quantity in quantities:
                     if (stats := self.segments.dark.get(DarkKey(group.module, quantity, stage))) is not None:
                         stats.frames[cell - self.cells.start] += n
                 self._told(MapKey(group.module, stage, cell), n, held[-1].batch, held[-1].frame)

@@ -10,7 +10,6 @@ from .compiled import exact, fast
 
 INVALID = np.uint8(128)
 NOWHERE = np.uint8(255)
-EVERY_BIT = np.uint8(255)
 
 
 @exact

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Settings
+from .config import Policy, Settings
 from .detectors import DetectorSpec
 from .errors import ConfigError
 from .frames import Exposure, FrameBatch, Illumination
@@ -34,6 +34,9 @@ CELLS_PER_JOB = 32
 
 #: Dark before lit, since F6 subtracts the offset.
 ORDER = (Illumination.DARK, Illumination.FLAT, Illumination.SAMPLE)
+
+#: No operator stands by to accept a jump, and a file has no mask before: what is wrong with it shows in its mask.
+UNGUARDED = Policy(max_new=1.0, max_bad=1.0)
 
 Tick = Callable[[int], None]
 
@@ -146,7 +149,7 @@ def run_job(job: Job, tick: Tick | None = None) -> Done:
     """The mask of one shard. tick: called with the number of frames just read."""
     maker, *counts = accumulate(job, tick)
     module = job.shard.module
-    policy = MaskPolicy(job.spec, {module: overlay(job.spec, job.static)}, job.shard.cells)
+    policy = MaskPolicy(job.spec, {module: overlay(job.spec, job.static)}, job.shard.cells, UNGUARDED)
     for fit in maker.fit_all():
         policy.judge(fit)
     return Done(policy.mask(module), *counts)

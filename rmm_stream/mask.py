@@ -71,6 +71,24 @@ class MapChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A jump of one map that the policy keeps back. What was published before stays, until an operator or the evidence decides.
+
+    proposed: the change that waits. reason: one line for the operator, without the address of the map.
+    fits: how many fits in a row have said so. since_train: the last train behind the first of them.
+    """
+
+    proposed: MapChange
+    reason: str
+    fits: int
+    since_train: int
+
+    @property
+    def key(self) -> MapKey:
+        return self.proposed.key
+
+
+@dataclass(frozen=True, slots=True)
 class MaskUpdate:
     """A change as published, with its address and its place in the order of trust."""
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from rmm_stream.config import Policy
 from rmm_stream.mask import BadPixel, MapFit, MapKey
 from rmm_stream.policy import MaskPolicy
 from rmm_stream.policy.overlay import lay_over, overlay
@@ -14,6 +15,7 @@ from rmm_stream.policy.overlay import lay_over, overlay
 OFFSET, EDGE, NO_DATA, USER = (np.uint8(b) for b in (BadPixel.OFFSET, BadPixel.EDGE, BadPixel.NO_DATA, BadPixel.USER))
 SHAPE, KEY = TINY.module_shape, MapKey(0, 0, 1)
 JUDGED = BadPixel.OFFSET | BadPixel.NOISE
+AT_ONCE = Policy(clear_after=1)
 
 
 def fit(*bad, key=KEY, judged=JUDGED, frames=200, train_id=7):
@@ -69,7 +71,7 @@ def test_an_unjudged_fit_says_nothing():
 
 
 def test_changes_count_pixels_that_turned():
-    policy = MaskPolicy(TINY)
+    policy = MaskPolicy(TINY, settings=AT_ONCE)
     policy.judge(fit((5, 5), (6, 6)))
     change = policy.judge(fit((6, 6), (7, 7), (8, 8)))
     assert (change.newly_bad, change.newly_good) == (2, 1)

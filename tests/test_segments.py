@@ -8,7 +8,7 @@ from builders import NOW, TINY, TINY_CALIBRATED, TINY_PACKED
 from makers import DARK0, DARK1, FLAT, SAMPLE0, SETTINGS, assert_same_windows, bad, frames, maker, part
 from msgspec import structs
 
-from rmm_stream.config import Gate
+from rmm_stream.config import Gate, Policy
 from rmm_stream.errors import ConfigError, DataError
 from rmm_stream.frames import Exposure, Illumination
 from rmm_stream.mask import BadPixel, MapKey
@@ -63,7 +63,7 @@ def test_fits_go_on_after_a_frame_with_a_wrong_time():
 
 
 def test_after_a_long_pause_f6_is_silent_and_the_policy_keeps_what_it_said():
-    m, policy = maker(ONE_CELL), MaskPolicy(ONE_CELL)
+    m, policy = maker(ONE_CELL), MaskPolicy(ONE_CELL, settings=Policy(clear_after=1))
     m.feed(frames(ONE_CELL, 40))
     feed_one_by_one(m, sample(40, 2000), NOW)
     policy.judge(m.fit(KEY))

@@ -6,7 +6,7 @@ from rmm_stream.detectors import DetectorSpec
 from rmm_stream.errors import ConfigError, DataError
 from rmm_stream.mask import BadPixel, Mask
 from rmm_stream.storage.mask_file import Provenance, write_mask
-from rmm_stream.storage.static_mask import read_static_mask
+from rmm_stream.storage.static_mask import read_static_mask, read_static_masks
 
 
 def store(path, **datasets):
@@ -69,3 +69,14 @@ def test_a_file_without_a_mask_is_refused(tmp_path, tiny):
         read_static_mask(store(tmp_path / "mask.h5", other=np.zeros(3)), tiny)
     with pytest.raises(ConfigError, match="no such file"):
         read_static_mask(tmp_path / "absent.h5", tiny)
+
+
+def test_of_several_files_a_pixel_is_bad_in_any(tmp_path, tiny):
+    one, two = (np.zeros((2, 1, 1, *tiny.module_shape), np.uint8) for _ in range(2))
+    one[0, ..., 3, 3], two[0, ..., 4, 4], two[1, ..., 5, 5] = 1, 1, 1
+    paths = [str(store(tmp_path / f"{n}.h5", mask=mask)) for n, mask in enumerate((one, two))]
+    found = read_static_masks(paths, tiny)
+    assert [np.argwhere(found[module]).tolist() for module in (0, 1)] == [[[3, 3], [4, 4]], [[5, 5]]]
+    assert read_static_masks([], tiny) == {}
+    with pytest.raises(ConfigError, match=r"policy\.static_mask = 'nowhere\.h5'"):
+        read_static_masks([*paths, "nowhere.h5"], tiny)

@@ -518,3 +518,27 @@ def test_a_configuration_becomes_parts_that_fit_together(tmp_path):
     assert own.status.modules == {1: ModuleStatus(1, maps=2)}
     assert own.labeler.current.exposure == ExposureSettings(default="dark").default_exposure
     assert replace(own.status, overlay={}).cells == range(1, 3)
+
+
+def test_a_held_jump_is_on_the_status_and_says_what_to_do():
+    w, published = make(FakeMaker([fit_of(0), fit_of(1)]))
+    w._news = True
+    w.step()
+    w._maker.fits, w._news = [replace(fit_of(0, bad=12), flags=half_bad()), fit_of(1, bad=1)], True
+    w.step()
+    assert [change.newly_bad for change in published] == [0, 0, 1]
+    assert w.status.modules[0].held == 1
+    (alarm,) = w.status.alarms
+    assert alarm.startswith(
+        "module 0, gain stage 0, cell 0: held since train 1000, the last mask stays: 900 of 1,800 pixels would turn bad"
+    )
+    assert "rmm-stream accept" in alarm
+    w._maker.fits, w._news = [fit_of(0)], True
+    w.step()
+    assert (w.status.modules[0].held, w.status.alarms) == (0, ())
+
+
+def half_bad():
+    flags = np.zeros(TINY.module_shape, np.uint8)
+    flags[:32] = BadPixel.OFFSET
+    return flags

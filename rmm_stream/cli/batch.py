@@ -29,7 +29,7 @@ from ..rmm import MaskMaker
 from ..sources.frame_stack import LAYOUTS, files_of, inspect, locate
 from ..storage.mask_file import Provenance, write_mask
 from ..storage.picture import write_picture
-from ..storage.static_mask import read_static_mask
+from ..storage.static_mask import read_static_masks
 from . import logs
 from .configuration import read_text
 from .outputs import check_apart, check_writable
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     modules = _modules(args, config, inputs)
     cells = config.cells
     jobs = _jobs(args.jobs, len(modules) * len(cells))
-    static = read_static_mask(config.policy.static_mask, spec) if config.policy.static_mask else None
+    static = read_static_masks(config.policy.static_masks, spec) or None
     total = frames_to_read(spec, inputs, modules, cells)
     with progress("frames", total) as report, _executor(jobs, spec, modules, config) as executor:
         try:
@@ -202,7 +202,7 @@ def _check_apart(args: argparse.Namespace, config: Config, inputs: list[Input]) 
     read = [("an input", path) for path in dict.fromkeys(path for given in inputs for path in files_of(given.stack))]
     read += [("the configuration", args.config)] if args.config else []
     read += [("the detector's description", args.detector)] if (args.detector or "").endswith(".toml") else []
-    read += [("the static mask", config.policy.static_mask)] if config.policy.static_mask else []
+    read += [("the static mask", path) for path in config.policy.static_masks]
     check_apart(args.output, read)
     if args.plot:
         check_apart(args.plot, [*read, ("the mask file", args.output)])

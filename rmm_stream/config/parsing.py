@@ -185,7 +185,7 @@ def _check(config: Config) -> None:
     same = files["store.mask_file"] and files["store.mask_file"] == files["store.live_file"]
     _refuse(bool(same), "store.live_file", config.store.live_file, "must not be store.mask_file")
     for key, path in files.items():
-        _refuse(bool(path) and path == config.policy.static_mask, key, path, "must not be policy.static_mask")
+        _refuse(path in config.policy.static_masks, key, path, "must not be policy.static_mask")
     for key, address, insecure in (
         ("publish.updates", config.publish.updates, config.publish.insecure),
         ("publish.requests", config.publish.requests, config.publish.insecure),

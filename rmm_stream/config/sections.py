@@ -165,7 +165,19 @@ class Settings(Section):
 class Policy(Section):
     """[policy]: between fit and publication."""
 
-    static_mask: str = ""  # HDF5 file; its dataset /mask or /collapsed, non-zero = bad, becomes USER
+    # HDF5 files; of each the dataset /mask or /collapsed, non-zero = bad, becomes USER
+    static_mask: str | tuple[str, ...] = ""
+    set_after: Annotated[int, Meta(ge=1, le=100)] = 1  # fits in a row beyond fit.cut that set a bit
+    clear_after: Annotated[int, Meta(ge=1, le=100)] = 3  # fits in a row within fit.clear_cut that clear it
+    max_new: Annotated[float, Meta(gt=0, le=1)] = 0.02  # share of a map's pixels that may turn bad, or good, at once
+    max_bad: Annotated[float, Meta(gt=0, le=1)] = 0.25  # share of a map's pixels that may be bad
+    confirm_fits: Natural = 10  # fits in a row that confirm a larger jump; 0: only an operator does
+
+    @property
+    def static_masks(self) -> tuple[str, ...]:
+        """The files, any number of them."""
+        named = (self.static_mask,) if isinstance(self.static_mask, str) else self.static_mask
+        return tuple(path for path in named if path)
 
 
 class Publish(Section):

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..detectors import DetectorSpec
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..exposure import ExposureLabeler
 from ..policy import MaskPolicy
 from ..policy.overlay import overlay
 from ..rmm import MaskMaker
 from ..shard import Shard
-from ..storage.static_mask import read_static_mask
+from ..storage.static_mask import read_static_masks
 from ..wire import make_decoder
 from ..wire.decoder import Decoder
 from .status import ModuleStatus, Status
@@ -47,7 +47,7 @@ def prepare(config: Config) -> Parts:
     """Raises ConfigError: a file that is not there or does not fit, a source that does not fit the detector."""
     spec, modules, cells = config.detector.spec(), config.modules, config.cells
     check_places(config)
-    static = static_masks(config, spec)
+    static = read_static_masks(config.policy.static_masks, spec)
     overlays = {module: overlay(spec, static.get(module)) for module in modules}
     parts = Shard(modules[0], cells[0], cells[-1]).split(config.shards.workers)
     workers = tuple(_worker(config, spec, part.cells, static, overlays) for part in parts)
@@ -64,7 +64,7 @@ def _worker(
     return WorkerParts(
         labeler=ExposureLabeler(config.exposure.default_exposure),
         maker=MaskMaker(spec, modules, cells, config.settings, {m: static[m] for m in modules if m in static}),
-        policy=MaskPolicy(spec, overlays, cells),
+        policy=MaskPolicy(spec, overlays, cells, config.policy),
         status=Status(
             detector=spec.name,
             stages=len(spec.stages),
@@ -74,17 +74,6 @@ def _worker(
             overlay=overlays,
         ),
     )
-
-
-def static_masks(config: Config, spec: DetectorSpec) -> dict[int, NDArray]:
-    """(ss, fs) bool by module, from policy.static_mask; {} without one."""
-    path = config.policy.static_mask
-    if not path:
-        return {}
-    try:
-        return read_static_mask(path, spec)
-    except (ConfigError, DataError) as e:
-        raise ConfigError(f"policy.static_mask = {path!r}: {e}") from None
 
 
 def check_places(config: Config) -> None:

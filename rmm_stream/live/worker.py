@@ -18,7 +18,7 @@ from ..config import Lit
 from ..errors import DataError
 from ..exposure import in_words
 from ..frames import Exposure, FrameBatch, Illumination
-from ..mask import MapChange, MapFit, MapKey
+from ..mask import Held, MapChange, MapFit, MapKey
 from ..sources.complaints import Complaints
 from .memory import held
 from .sampling import POLICIES
@@ -94,6 +94,7 @@ class Worker:
         self._changes = {module: dict(status.changes.get(module, {})) for module in self._modules}
         self._suspected: dict[MapKey, int] = {}  # pixels held back by the last fit of each map
         self._complaints = Complaints(log)
+        self._alarms: dict[str, str] = {}  # by what they are about
         self._memory_at = -MEMORY_S
         self._news = False
         self._paused = True  # nothing waits for its block
@@ -208,7 +209,10 @@ class Worker:
     def _judge(self, fits: Sequence[MapFit], seconds: float) -> None:
         for fit in fits:
             module = self._modules[fit.key.module]
-            change = self._policy.judge(fit)
+            judged = self._policy.judge(fit)
+            change = judged if isinstance(judged, MapChange) else None
+            if module.held or isinstance(judged, Held):
+                module = self._note_held(module)
             before = self._suspected.get(fit.key, 0)
             now = self._suspected[fit.key] = 0 if fit.suspected is None else int(np.count_nonzero(fit.suspected))
             changes = {
@@ -225,17 +229,29 @@ class Worker:
                 }
             self._modules[fit.key.module] = replace(module, **changes)
 
+    def _note_held(self, module: ModuleStatus) -> ModuleStatus:
+        """How many maps of a module the guard keeps back, and the alarm that says why."""
+        held = [jump for key, jump in self._policy.held.items() if key.module == module.module]
+        about = f"held {module.module}"
+        if held:
+            self._alarms[about] = in_words_held(module.module, held)
+            self._complaints.say(about, self._alarms[about])
+        elif self._alarms.pop(about, None):
+            log.info("module %d: no map is held any more", module.module, extra={"event": "held"})
+        return replace(module, held=len(held))
+
     def _expose(self, batch: FrameBatch) -> None:
         """Note the exposure in force; the end of one is a moment to write the mask."""
         ended = self.status.exposures_ended + (self.status.exposure not in (None, batch.exposure))
-        contradiction, alarms = self._labeler.contradiction, ()
+        contradiction = self._labeler.contradiction
+        self._alarms.pop("exposure", None)
         if contradiction is not None:
             stream, operator, decided = contradiction
             said = f"the stream says {in_words(stream)}; the operator says {in_words(operator)}"
-            alarms = (f"{said}; in force is the word of the {decided}",)
-            self._complaints.say("contradiction", alarms[0])
+            self._alarms["exposure"] = f"{said}; in force is the word of the {decided}"
+            self._complaints.say("contradiction", self._alarms["exposure"])
         elif batch.exposure.illumination is Illumination.UNKNOWN:
-            alarms = (NOBODY_SAYS,)
+            self._alarms["exposure"] = NOBODY_SAYS
             self._complaints.say("unknown_exposure", NOBODY_SAYS)
         self.status = replace(
             self.status,
@@ -243,7 +259,6 @@ class Worker:
             labelled_by=batch.labelled_by,
             exposures_ended=ended,
             contradictions=self._labeler.contradictions,
-            alarms=alarms,
         )
 
     def _report(self) -> None:
@@ -263,6 +278,7 @@ class Worker:
             modules=dict(self._modules),
             changes=changes,
             memory=memory,
+            alarms=tuple(self._alarms.values()),
             every_train=self._maker.every_train,
             turns=self.status.turns + 1,
             turned_at=now,
@@ -306,6 +322,16 @@ class Worker:
             self.error = e
             self.status = replace(self.status, state="failed", reason=f"{type(e).__name__}: {e}")
             log.exception("the worker failed", extra={"event": "failed"})
+
+
+def in_words_held(module: int, held: Sequence[Held]) -> str:
+    """For a person: what the guard keeps back of a module, why, and what to do."""
+    first = min(held, key=lambda jump: (jump.since_train, jump.key))
+    others = f" and {len(held) - 1} more maps" if len(held) > 1 else ""
+    return (
+        f"module {module}, gain stage {first.key.gain_stage}, cell {first.key.cell}{others}: held since train "
+        f"{first.since_train}, the last mask stays: {first.reason}. Look for the cause, then rmm-stream accept, or reject"
+    )
 
 
 def _added(counts: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:

@@ -1,67 +1,169 @@
-"""MaskPolicy: decides which fits become changes, and remembers what was published. One owner; time is data."""
+"""MaskPolicy: decides which fits become changes, and remembers what was published. One owner; time is data.
 
-from collections.abc import Mapping
+A fit goes through hysteresis, then the guard, then under the overlay. Each map has its own state; nothing here is a function
+of time, only of the order of fits.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import Policy
 from ..detectors import DetectorSpec
-from ..mask import BadPixel, MapChange, MapFit, MapKey, Mask
+from ..mask import FITTED, BadPixel, Held, MapChange, MapFit, MapKey, Mask
+from .guard import objection
+from .hysteresis import NONE, Streaks, settle
 from .overlay import lay_over, overlay
 
 NO_DATA = np.uint8(BadPixel.NO_DATA)
+ANALYSED = np.uint8(FITTED | BadPixel.NO_DATA)  # bits of a stored mask that are not today's overlay
+
+
+@dataclass(slots=True)
+class _Map:
+    """What the policy remembers of one map. Mutable.
+
+    published: None: nothing yet. held: the jump that waits. rejected: the present jump was dismissed.
+    latest: the last fit, while the mask is pinned.
+    """
+
+    published: MapChange | None = None
+    streaks: Streaks = field(default=NONE)
+    held: Held | None = None
+    rejected: bool = False
+    latest: MapFit | None = None
 
 
 class MaskPolicy:
     """The published flags of some modules and cells. Mutable; one owner.
 
     overlays: per module (ss, fs) uint8 of overlay.overlay(); modules that lack get their edge pixels.
+    pinned: what is published stays, whatever fits say, until release().
     """
 
-    def __init__(self, spec: DetectorSpec, overlays: Mapping[int, NDArray] | None = None, cells: range | None = None):
-        self.spec = spec
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        overlays: Mapping[int, NDArray] | None = None,
+        cells: range | None = None,
+        settings: Policy = Policy(),
+    ):
+        self.spec, self.settings = spec, settings
         self.cells = range(spec.cells) if cells is None else cells
         self.overlays = dict(overlays or {})
+        self.pinned = False
         self._edge = overlay(spec)
-        self.published: dict[MapKey, MapChange] = {}
+        self._maps: dict[MapKey, _Map] = {}
 
-    def judge(self, fit: MapFit) -> MapChange | None:
-        """The change that a fit makes to what is published; None: nothing changed, or nothing was judged."""
+    def judge(self, fit: MapFit) -> MapChange | Held | None:
+        """What a fit makes of what is published; None: nothing changes. Held: a jump that waits; what was published stays."""
         if not fit.judged:
             return None
-        before = self.published.get(fit.key)
-        fitted, judged = fit.flags, fit.judged
-        if before is not None and (silent := before.judged & ~fit.judged):
-            # a feature with too few frames to speak now has not taken back what it said
-            fitted = fitted | before.flags & np.uint8(silent | BadPixel.NO_DATA)
-            judged |= silent
-        flags = lay_over(fitted, self.overlays.get(fit.key.module, self._edge))
-        flags.flags.writeable = False
+        state = self._maps.setdefault(fit.key, _Map())
+        if self.pinned:
+            state.latest = fit
+            return None
+        before = state.published
         if before is None:
-            was_bad = lay_over(np.zeros_like(flags), self.overlays.get(fit.key.module, self._edge)) != 0
+            judged = familiar = fit.judged
+            settled = fit.flags
         else:
-            if before.judged == judged and np.array_equal(before.flags, flags):
-                return None
-            was_bad = before.flags != 0
-        bad = flags != 0
-        change = MapChange(
-            key=fit.key,
-            flags=flags,
-            judged=judged,
-            frames=fit.frames,
-            train_id=fit.train_id,
-            timestamp=fit.timestamp,
-            newly_bad=int((bad & ~was_bad).sum()),
-            newly_good=int((was_bad & ~bad).sum()),
-        )
-        self.published[fit.key] = change
+            judged, familiar = fit.judged | before.judged, before.judged
+            settled, state.streaks = settle(
+                before.flags, fit.flags, fit.doubtful, fit.judged, state.streaks, self.settings.set_after,
+                self.settings.clear_after,
+            )  # fmt: skip
+        change = self._change(fit, settled, judged, before)
+        if change is None:
+            state.held, state.rejected = None, False
+            return None
+        analysed = self._above(fit.key.module) == 0
+        why = objection(self.spec, self.settings, before and before.flags, change.flags, familiar, analysed)
+        if why:
+            return self._hold(state, change, why)
+        state.published, state.held, state.rejected = change, None, False
         return change
+
+    # ---- what the guard keeps back ----
+
+    @property
+    def held(self) -> dict[MapKey, Held]:
+        """The maps that the guard keeps back, and why."""
+        return {key: state.held for key, state in self._maps.items() if state.held is not None}
+
+    def accept(self, where: Callable[[MapKey], bool] = lambda key: True) -> list[MapChange]:
+        """An operator lets out what is held, of the maps for which `where` holds."""
+        changes = []
+        for key, state in self._maps.items():
+            if state.held is not None and where(key):
+                changes.append(self._let_out(state))
+        return changes
+
+    def reject(self, where: Callable[[MapKey], bool] = lambda key: True) -> list[MapKey]:
+        """An operator dismisses what is held: it is neither confirmed nor reported again until the jump has gone away."""
+        keys = [key for key, state in self._maps.items() if state.held is not None and where(key)]
+        for key in keys:
+            self._maps[key].held, self._maps[key].rejected = None, True
+        return keys
+
+    def _hold(self, state: _Map, change: MapChange, why: str) -> MapChange | Held | None:
+        if state.rejected:
+            return None
+        fits = 1 if state.held is None else state.held.fits + 1
+        since = change.train_id if state.held is None else state.held.since_train
+        state.held = Held(change, why, fits, since)
+        if 0 < self.settings.confirm_fits <= fits:
+            return self._let_out(state)
+        return state.held
+
+    def _let_out(self, state: _Map) -> MapChange:
+        state.published, state.held = state.held.proposed, None
+        return state.published
+
+    # ---- stored masks ----
+
+    def restore(self, masks: Mapping[int, Mask]) -> list[MapChange]:
+        """A stored mask speaks from now on, until fits do. Maps that were never judged in it are passed over."""
+        changes = []
+        for module, mask in masks.items():
+            for stage, at in np.argwhere(mask.judged != 0).tolist():
+                key, judged = MapKey(module, stage, self.cells[at]), BadPixel(int(mask.judged[stage, at]))
+                flags = mask.flags[stage, at] & ANALYSED
+                fit = MapFit(key, flags, flags, judged, int(mask.frames[stage, at]), mask.train_id, 0.0)
+                state = self._maps.setdefault(key, _Map())
+                change = self._change(fit, flags, judged, state.published)
+                if change is not None:
+                    self._maps[key] = _Map(change, latest=state.latest)
+                    changes.append(change)
+        return changes
+
+    def pin(self, masks: Mapping[int, Mask]) -> list[MapChange]:
+        """Put a stored mask in force and keep it, whatever fits say, until release()."""
+        self.pinned = True
+        return self.restore(masks)
+
+    def release(self) -> list[MapChange]:
+        """Let fits speak again: the last one of each map at once. A large difference is held like any other jump."""
+        self.pinned = False
+        fits = [state.latest for state in self._maps.values() if state.latest is not None]
+        for state in self._maps.values():
+            state.latest = None
+        return [change for fit in fits if isinstance(change := self.judge(fit), MapChange)]
+
+    # ---- what is published ----
+
+    @property
+    def published(self) -> dict[MapKey, MapChange]:
+        """The last change of each map that went out."""
+        return {key: state.published for key, state in self._maps.items() if state.published is not None}
 
     def mask(self, module: int) -> Mask:
         """The published mask of a module. Maps that were never judged hold NO_DATA under the overlay."""
         shape = (len(self.spec.stages), len(self.cells))
         flags = np.empty((*shape, *self.spec.module_shape), np.uint8)
-        flags[...] = lay_over(np.full(self.spec.module_shape, NO_DATA), self.overlays.get(module, self._edge))
+        flags[...] = lay_over(np.full(self.spec.module_shape, NO_DATA), self._above(module))
         judged, frames, train_id = np.zeros(shape, np.uint8), np.zeros(shape, np.int64), 0
         for key, change in self.published.items():
             if key.module == module:
@@ -69,3 +171,27 @@ class MaskPolicy:
                 flags[at], judged[at], frames[at] = change.flags, change.judged, change.frames
                 train_id = max(train_id, change.train_id)
         return Mask(module, flags, judged, frames, train_id)
+
+    def _above(self, module: int) -> NDArray:
+        return self.overlays.get(module, self._edge)
+
+    def _change(self, fit: MapFit, fitted: NDArray, judged: BadPixel, before: MapChange | None) -> MapChange | None:
+        """What publishing these flags would change; None: nothing. fitted: (ss, fs) uint8, under the overlay."""
+        if before is not None and fitted is before.flags and judged == before.judged:
+            return None
+        above = self._above(fit.key.module)
+        flags = lay_over(fitted, above)
+        if before is not None and judged == before.judged and np.array_equal(flags, before.flags):
+            return None
+        flags.flags.writeable = False
+        was_bad, bad = above != 0 if before is None else before.flags != 0, flags != 0
+        return MapChange(
+            key=fit.key,
+            flags=flags,
+            judged=judged,
+            frames=fit.frames,
+            train_id=fit.train_id,
+            timestamp=fit.timestamp,
+            newly_bad=int(np.count_nonzero(bad & ~was_bad)),
+            newly_good=int(np.count_nonzero(was_bad & ~bad)),
+        )

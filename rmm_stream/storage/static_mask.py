@@ -4,6 +4,7 @@ Knows nothing of other polarities or bits; a file in another convention is conve
 """
 
 import os
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
@@ -33,3 +34,18 @@ def read_static_mask(path: str | os.PathLike, spec: DetectorSpec) -> dict[int, N
             raise DataError(f"{path}: {data.name} is {data.dtype} {data.shape}; {spec.name} needs integers {wanted}")
         bad = [np.asarray(data[i] if data.ndim != 2 else data[()]) != 0 for i in range(len(modules))]
     return {int(module): one.reshape(-1, *spec.module_shape).any(axis=0) for module, one in zip(modules, bad)}
+
+
+def read_static_masks(paths: Sequence[str], spec: DetectorSpec) -> dict[int, NDArray]:
+    """As read_static_mask(), bad where any of several files says so: the facility's and the operator's own; {} of none.
+
+    Raises ConfigError, which names policy.static_mask."""
+    joined: dict[int, NDArray] = {}
+    for path in paths:
+        try:
+            found = read_static_mask(path, spec)
+        except (ConfigError, DataError) as e:
+            raise ConfigError(f"policy.static_mask = {path!r}: {e}") from None
+        for module, bad in found.items():
+            joined[module] = joined[module] | bad if module in joined else bad
+    return joined

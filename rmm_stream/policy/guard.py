@@ -1,0 +1,69 @@
+"""The guard: a jump that is too large to be of the detector's pixels alone is held, with a reason for the operator.
+
+A beam that has moved, a dark with light in it, or a power supply that hums, turns thousands of pixels at once. A hit-finder
+that lost a third of its detector for that would switch the mask off. Sees fitted bits only: overlays are nobody's jump.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Policy
+from ..detectors import DetectorSpec
+from ..mask import BadPixel
+
+
+def objection(
+    spec: DetectorSpec, limits: Policy, before: NDArray | None, after: NDArray, familiar: BadPixel, analysed: NDArray
+) -> str:
+    """ "" where a map may go out, else why not, in one line.
+
+    before: (ss, fs) uint8 flags as published, None where there are none yet, when only `max_bad` limits. after: as they would
+    be. familiar: features that had spoken before; what one says for the first time is no jump. analysed: (ss, fs) bool,
+    pixels that are not masked by geometry or by hand.
+    """
+    bad, pixels = (after != 0) & analysed, int(analysed.sum())
+    if before is not None:
+        known = np.uint8(familiar | BadPixel.NO_DATA)
+        was_bad = before != 0
+        for turned, word in ((bad & (after & known != 0) & ~was_bad, "bad"), (was_bad & ~bad & analysed, "good")):
+            n = int(np.count_nonzero(turned))
+            if n > limits.max_new * pixels:
+                return (
+                    f"{n:,} of {pixels:,} pixels would turn {word} at once ({_percent(n, pixels)}; policy.max_new = "
+                    f"{limits.max_new:g}){_where(spec, turned)}{_why(after if word == 'bad' else before, turned)}"
+                )
+    n, most = int(np.count_nonzero(bad)), limits.max_bad * pixels
+    if n > most and (before is None or int(np.count_nonzero(was_bad & analysed)) <= most):
+        return (
+            f"{n:,} of {pixels:,} pixels would be bad ({_percent(n, pixels)}; policy.max_bad = {limits.max_bad:g})"
+            f"{_where(spec, bad)}{_why(after, bad)}"
+        )
+    return ""
+
+
+def _percent(n: int, of: int) -> str:
+    return f"{100 * n / of:.1f} %"
+
+
+def _where(spec: DetectorSpec, turned: NDArray) -> str:
+    """The ASICs that most of these pixels are in, where one can name them: a cause on one ASIC is another than a moved beam."""
+    each = {
+        (top, left): int(np.count_nonzero(turned[top:bottom, left:right]))
+        for top, bottom in spec.asics(0)
+        for left, right in spec.asics(1)
+    }
+    most = sorted(each, key=each.get, reverse=True)
+    if len(most) == 1:
+        return ""
+    share = 0.9 * sum(each.values())
+    if each[most[0]] >= share:
+        top, left = most[0]
+        return f", nearly all on the ASIC that begins at ss {top}, fs {left}"
+    return f", on {sum(n > 0 for n in each.values())} of {len(each)} ASICs"
+
+
+def _why(flags: NDArray, turned: NDArray) -> str:
+    """The bits behind it, most frequent first."""
+    of = {bit.name: int(np.count_nonzero(flags[turned] & np.uint8(bit))) for bit in BadPixel}
+    named = sorted((name for name, n in of.items() if n), key=of.get, reverse=True)
+    return ": " + ", ".join(f"{name} {of[name]:,}" for name in named)

@@ -58,7 +58,7 @@ def test_features_apply_where_the_detector_has_what_they_look_at():
     def names(spec):
         return {f.name for f in FEATURES if f.applies(spec)}
 
-    lit = {"lit SNR", "lit rate above", "lit rate below"}
+    lit = {"lit SNR", "lit rate above", "lit rate below", "lit rate lately"}
     assert names(TINY) == {"offset", "noise", "dead", "gain separation", "gain level"} | lit
     assert names(TINY_CALIBRATED) == {"offset", "noise", "dead"} | lit
     assert names(COUNTING) == {"offset", "noise"} | lit

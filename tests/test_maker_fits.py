@@ -217,7 +217,7 @@ def test_excluded_pixels_take_no_part_and_are_never_flagged():
     m.feed(flat)
     assert bad(m) == {}
     verdict = m._verdict(MapKey(0, 0, 0))
-    assert len(verdict.maps) == 6
+    assert len(verdict.maps) == 7
     for seen in verdict.maps:
         assert np.isnan(seen.values[static | TINY.edge()]).all()
 

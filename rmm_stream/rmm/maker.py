@@ -316,7 +316,9 @@ class MaskMaker:
                 one_stage = self.spec.gain == "none" or len(self.spec.stages) == 1
                 blind[here] = count[here] < least / 2 if one_stage else not count[here].any()
         frames = stats.frames_in_halves(at, now), stats.frames_in_window(at, now)
-        return LitCell(mean, count, *window, *frames, blind, illumination is Illumination.SAMPLE)
+        return LitCell(
+            mean, count, *window, *frames, blind, illumination is Illumination.SAMPLE, *stats.recent(at, now)
+        )
 
     def _frames(self, key: MapKey) -> int:
         """Frames behind a map, dark and lit."""

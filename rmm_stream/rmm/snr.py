@@ -128,9 +128,18 @@ class SnrStats:
 
     def window(self, cell: int, timestamp: float) -> Window:
         """Counts over the live buckets of a cell."""
-        live = self._live(self.bucket_start[:, cell], timestamp, self.span_s)
-        judged = self._counted(self.judged, self.bucket_frames, live, cell)
-        return Window(judged, *(a[live, cell].astype(np.int64).sum(0) for a in (self.above, self.below)))
+        return self._counts(cell, self._live_buckets(cell, timestamp))
+
+    def recent(self, cell: int, timestamp: float) -> tuple[Window, int]:
+        """Counts over the last quarter of the buckets and the one that is open, and frames behind them."""
+        live = self._live_buckets(cell, timestamp)
+        buckets = len(self.judged)
+        live = live[(self.bucket[cell] - live) % buckets <= -(-buckets // 4)]
+        return self._counts(cell, live), int(self.bucket_frames[live, cell].sum())
+
+    def _counts(self, cell: int, buckets: NDArray) -> Window:
+        judged = self._counted(self.judged, self.bucket_frames, buckets, cell)
+        return Window(judged, *(a[buckets, cell].astype(np.int64).sum(0) for a in (self.above, self.below)))
 
     def _counted(self, kept: NDArray, frames: NDArray, live: NDArray, cell: int) -> NDArray:
         """(ss, fs) int64: frames in which each pixel was judged, over some half-windows or buckets."""
@@ -139,7 +148,7 @@ class SnrStats:
 
     def frames_in_window(self, cell: int, timestamp: float) -> int:
         """Frames of a cell in its live buckets."""
-        return int(self.bucket_frames[self._live(self.bucket_start[:, cell], timestamp, self.span_s), cell].sum())
+        return int(self.bucket_frames[self._live_buckets(cell, timestamp), cell].sum())
 
     def frames_in_halves(self, cell: int, timestamp: float) -> int:
         """Frames of a cell in its live half-windows."""
@@ -148,6 +157,9 @@ class SnrStats:
     def tried_in_halves(self, cell: int, timestamp: float) -> NDArray:
         """(tiles,) int64: frames of the live half-windows in which most pixels of a tile were in this stage."""
         return self.tried[self._live_halves(cell, timestamp), cell].sum(0)
+
+    def _live_buckets(self, cell: int, timestamp: float) -> NDArray:
+        return self._live(self.bucket_start[:, cell], timestamp, self.span_s)
 
     def _live_halves(self, cell: int, timestamp: float) -> NDArray:
         return self._live(self.half_start[:, cell], timestamp, np.inf if not self.forgets else 1.5 * self.span_s)

@@ -17,6 +17,9 @@ from .outliers import judge, tiles
 from .signal import spot_shaped
 from .stats import Moments
 
+#: Features of F6, which has windows of its own.
+LIT = (Needs.LIT_MEAN, Needs.LIT_SHARE, Needs.LIT_RECENT)
+
 
 class Evidence(NamedTuple):
     """What is known of one map; None or a number of frames below `fit.min_frames` where it is not enough to speak.
@@ -64,9 +67,10 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                     _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
             bright = feature.spots and source.sample
-            asked, found = _fitted(feature, spec, settings, source, usable, whole or bright)
+            asked, found = _fitted(feature, spec, settings, source, usable, whole, bright)
             maps.append(found)
-            no_data |= usable & np.isnan(found.model)
+            if feature.only is None:
+                no_data |= usable & np.isnan(found.model)
             if feature.needs is Needs.LIT_MEAN:
                 no_data |= source.blind
             if bright:  # the shape in one feature holds for those that follow it
@@ -105,6 +109,8 @@ def _sources(needs: Needs, seen: Evidence, least: int) -> list:
             return [lit for lit in seen.lit if lit.mean_frames >= least]
         case Needs.LIT_SHARE:
             return [lit for lit in seen.lit if lit.share_frames >= least]
+        case Needs.LIT_RECENT:
+            return [lit for lit in seen.lit if lit.recent is not None and lit.recent_frames >= least]
 
 
 def _spots(found: FeatureMap, seen: Evidence, least: int) -> NDArray:
@@ -116,16 +122,38 @@ def _spots(found: FeatureMap, seen: Evidence, least: int) -> NDArray:
 
 
 def _fitted(
-    feature: FittedFeature, spec: DetectorSpec, settings: Settings, source, usable: NDArray, whole: bool
+    feature: FittedFeature,
+    spec: DetectorSpec,
+    settings: Settings,
+    source,
+    usable: NDArray,
+    whole: bool,
+    bright: bool,
 ) -> tuple[NDArray, FeatureMap]:
-    """(pixels that may be flagged, the map of a feature over the usable pixels), both usable and the first (ss, fs) bool."""
+    """(pixels that may be flagged, the map of a feature over the usable pixels), both usable and the first (ss, fs) bool.
+
+    bright: the scale of their neighbours is wanted too. Where only few pixels may be flagged, tiles without one are not fitted.
+    """
     lit = settings.features.lit
-    tile = lit.window if feature.needs in (Needs.LIT_MEAN, Needs.LIT_SHARE) and lit.window else settings.fit.tile
+    tile = lit.window if feature.needs in LIT and lit.window else settings.fit.tile
+    where = tiles(spec, tile)
     values = np.where(usable, feature.values(source), np.nan)
-    _, model, scale, snr = judge(values, tiles(spec, tile), settings.fit, feature.floor(spec))
     asked = usable if feature.only is None else usable & feature.only(values, settings)
+    if not whole and not asked.any():
+        return asked, FeatureMap(feature.name, feature.flag, values, *np.full((3, *values.shape), np.nan))
+    fitted = values if feature.only is None or whole else _near(values, asked, where)
+    _, model, scale, snr = judge(fitted, where, settings.fit, feature.floor(spec))
     if feature.least_scale is not None:
-        at = np.s_[:] if whole else asked  # mostly hardly a pixel
+        at = np.s_[:] if whole or bright else asked  # mostly hardly a pixel
         scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         snr[at] = (values[at] - model[at]) / scale[at]
     return asked, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
+
+
+def _near(values: NDArray, asked: NDArray, where: NDArray) -> NDArray:
+    """The values, (ss, fs), of the tiles that hold, or touch, a pixel that may be flagged; nan in the others."""
+    near = np.full_like(values, np.nan)
+    for top, bottom, left, right in where.tolist():
+        if asked[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1].any():
+            near[top:bottom, left:right] = values[top:bottom, left:right]
+    return near

@@ -3,7 +3,7 @@
 from .feature import FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
 from .gain_level import GAIN_LEVEL
 from .gain_separation import GAIN_SEPARATION
-from .lit_rate import LIT_RATE_ABOVE, LIT_RATE_BELOW
+from .lit_rate import LIT_RATE_ABOVE, LIT_RATE_BELOW, LIT_RATE_LATELY
 from .lit_snr import LIT_SNR
 from .noise import DEAD, NOISE
 from .offset import OFFSET
@@ -17,6 +17,7 @@ FEATURES: tuple[FittedFeature | RuleFeature, ...] = (
     LIT_SNR,
     LIT_RATE_ABOVE,
     LIT_RATE_BELOW,
+    LIT_RATE_LATELY,
 )
 
 __all__ = ["FEATURES", "FeatureMap", "FittedFeature", "LitCell", "Needs", "RuleFeature"]

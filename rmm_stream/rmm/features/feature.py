@@ -20,11 +20,13 @@ class Needs(Enum):
     ALL_DARK_GAIN = auto()  # Moments of the dark gain indicator of every stage, in order
     LIT_MEAN = auto()  # LitCell of one illumination, with enough frames in its half-windows
     LIT_SHARE = auto()  # LitCell of one illumination, with enough frames in its time window
+    LIT_RECENT = auto()  # the same, with enough frames in the last part of it
 
 
 class LitCell(NamedTuple):
     """What F6 has of one map: mean SNR and frames behind it, and counts in the time window. All (ss, fs).
 
+    recent: (judged, above, below) in the last part of the window, and recent_frames behind it; None: not asked for.
     mean_frames, share_frames: frames of the cell behind them. blind: (ss, fs) bool, pixels that were lit often enough and
     could never be judged. sample: the light came through a sample, so that what is bright may be signal."""
 
@@ -37,6 +39,8 @@ class LitCell(NamedTuple):
     share_frames: int
     blind: NDArray
     sample: bool = False
+    recent: tuple[NDArray, NDArray, NDArray] | None = None
+    recent_frames: int = 0
 
 
 def everywhere(spec: DetectorSpec) -> bool:

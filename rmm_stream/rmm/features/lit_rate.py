@@ -1,7 +1,8 @@
 """Lit rate: the share of recent frames in which a pixel is far above, or far below, its window (section 3.3.1, "too often").
 
 Finds pixels that are off too often, strongly. The share of good pixels is not 0 (noise tails, Bragg peaks, rings), so it is
-judged by the robust fit like every feature, with the binomial error as least scale, and only upwards.
+judged by the robust fit like every feature, with the binomial error as least scale, and only upwards. What is above is looked
+for in the last part of the window too: a pixel that begins to flicker must not wait until it has done so for a whole window.
 """
 
 import numpy as np
@@ -22,6 +23,12 @@ def share_below(lit: LitCell) -> NDArray:
     return np.where(lit.judged > 0, lit.below, np.nan) / np.maximum(lit.judged, 1)
 
 
+def share_lately(lit: LitCell) -> NDArray:
+    """share_above() in the last part of the window."""
+    judged, above, _ = lit.recent
+    return np.where(judged > 0, above, np.nan) / np.maximum(judged, 1)
+
+
 def binomial_scale(judged: NDArray, model: NDArray) -> NDArray:
     """Standard error of a share of n judged frames whose expectation is the model, as if one more had been beyond the cut.
 
@@ -36,13 +43,13 @@ def often_enough(share: NDArray, settings: Settings) -> NDArray:
     return share >= settings.features.lit_rate.min_share
 
 
-def _feature(name, values, spots) -> FittedFeature:
+def _feature(name, values, spots, needs=Needs.LIT_SHARE, count=lambda lit: lit.judged) -> FittedFeature:
     return FittedFeature(
         name,
         BadPixel.LIT_SNR,
-        Needs.LIT_SHARE,
+        needs,
         values,
-        lambda lit: lit.judged,
+        count,
         floor=lambda spec: np.finfo(np.float32).tiny,  # good pixels may all have share 0: the binomial scale decides
         least_scale=binomial_scale,
         only=often_enough,
@@ -53,3 +60,6 @@ def _feature(name, values, spots) -> FittedFeature:
 
 LIT_RATE_ABOVE = _feature("lit rate above", share_above, spots=True)
 LIT_RATE_BELOW = _feature("lit rate below", share_below, spots=False)
+LIT_RATE_LATELY = _feature(
+    "lit rate lately", share_lately, spots=True, needs=Needs.LIT_RECENT, count=lambda lit: lit.recent[0]
+)

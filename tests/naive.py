@@ -319,7 +319,7 @@ def is_often(share, expected, n, scale, cut, min_share):
     return (share - expected) > cut * max(scale, math.sqrt((p + 1 / n) * (1 - p) / n)) and share >= min_share
 
 
-def spot_shaped(snr, elsewhere, least=3.0, alike=0.4):
+def spot_shaped(snr, elsewhere, least=4.0, alike=0.4):
     """Which pixels have a neighbour that is as high, within a factor, or that was driven into another stage."""
     out = np.zeros(snr.shape, bool)
     for y, x in np.ndindex(snr.shape):
@@ -332,10 +332,10 @@ def spot_shaped(snr, elsewhere, least=3.0, alike=0.4):
     return out
 
 
-def mark(snr, asked, cut, clear_cut, both_sides, flag, flags, doubtful):
+def mark(snr, asked, staying, cut, clear_cut, both_sides, flag, flags, doubtful):
     """(flags, doubtful) after a flag was set where a pixel is beyond the cut, and beyond the clear cut."""
     out = []
-    for bound, before in ((cut, flags), (clear_cut, doubtful)):
-        far = [ok and (abs(v) if both_sides else v) > bound for v, ok in zip(snr.tolist(), asked.tolist())]
+    for bound, before, may in ((cut, flags, asked), (clear_cut, doubtful, staying)):
+        far = [ok and (abs(v) if both_sides else v) > bound for v, ok in zip(snr.tolist(), may.tolist())]
         out.append([b | flag if f else b for b, f in zip(before.tolist(), far)])
     return out

@@ -298,11 +298,11 @@ def test_judge_says_how_far_each_pixel_is_like_its_twin():
 
 def test_mark_like_its_twin(rng):
     snr = np.concatenate([rng.normal(0, 8, 200), [np.nan, np.inf, -np.inf, 8.0, -8.0, 7.0]])
-    asked = rng.random(len(snr)) < 0.8
+    asked, staying = rng.random((2, len(snr))) < 0.8
     for both_sides in (False, True):
         flags, doubtful = rng.integers(0, 64, (2, len(snr))).astype(np.uint8)
-        expected = naive.mark(snr, asked, 8.0, 7.0, both_sides, 16, flags, doubtful)
-        marks.mark(snr, asked, 8.0, 7.0, both_sides, np.uint8(16), flags, doubtful)
+        expected = naive.mark(snr, asked, staying, 8.0, 7.0, both_sides, 16, flags, doubtful)
+        marks.mark(snr, asked, staying, 8.0, 7.0, both_sides, np.uint8(16), flags, doubtful)
         assert [flags.tolist(), doubtful.tolist()] == expected
 
 
@@ -316,3 +316,27 @@ def test_scale_of_a_share_where_nothing_may_be_flagged_is_only_made_when_asked_f
     known = np.isfinite(shares.scale)
     assert (shares.scale[known] >= (1 / 251) ** 0.5 / 251**0.5).all()
     np.testing.assert_array_equal(shares.snr[known], ((shares.values - shares.model) / shares.scale)[known])
+
+
+def test_a_share_that_falls_below_the_least_stays_doubtful_until_half_of_it():
+    """The frames behind a share come and go in whole slots of the window: 20 of 1,000 are 20 of 900 a moment later."""
+    cell = lit_cell()
+    cell = cell._replace(judged=np.full(SHAPE, 1000), above=np.zeros(SHAPE, np.int64), share_frames=1000)
+    for column, above in enumerate((20, 19, 11, 9)):
+        cell.above[5, 5 + 4 * column] = above
+    out = verdict(evidence(lit=[cell]))
+    at = 5, [5, 9, 13, 17]
+    assert (out.flags[at] & LIT != 0).tolist() == [True, False, False, False]
+    assert (out.doubtful[at] & LIT != 0).tolist() == [True, True, True, False]
+
+
+def test_a_pixel_that_has_just_begun_to_flicker_is_seen_in_the_last_part_of_the_window():
+    cell, none = lit_cell(), np.zeros(SHAPE, np.int64)
+    recent = np.full(SHAPE, 300), none.copy(), none
+    recent[1][5, 5], recent[1][9, 9] = 9, 7
+    cell = cell._replace(judged=np.full(SHAPE, 1000), above=recent[1], share_frames=1000)
+    assert not verdict(evidence(lit=[cell])).flags[5, 5]
+    out = verdict(evidence(lit=[cell._replace(recent=recent, recent_frames=300)]))
+    assert [bits(out, 5, 5), bits(out, 9, 9)] == [LIT, 0]
+    out = verdict(evidence(lit=[cell._replace(recent=recent, recent_frames=199)]))
+    assert not out.flags.any(), "too few frames to speak"

@@ -7,7 +7,7 @@ from hot pixels. Their shape does: a spot is wider than a pixel, a bad pixel is 
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 3.0  # sigma of the map; a neighbour below it is not elevated
+LEAST = 4.0  # sigma of the map; below, one good pixel in a hundred has a neighbour that is as high by chance
 ALIKE = 0.4  # of the pixel's own SNR; the flank of a spot that is two to four pixels wide
 
 

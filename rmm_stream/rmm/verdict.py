@@ -67,7 +67,7 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                     _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
             bright = feature.spots and source.sample
-            asked, found = _fitted(feature, spec, settings, source, usable, whole, bright)
+            asked, staying, found = _fitted(feature, spec, settings, source, usable, whole, bright)
             maps.append(found)
             if feature.only is None:
                 no_data |= usable & np.isnan(found.model)
@@ -77,10 +77,10 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                 spots |= _spots(found, seen, least)
                 far = found.snr if feature.above_only else np.abs(found.snr)
                 suspected |= (far > fit.cut) & asked & spots  # false for nan
-                asked = asked & ~spots
+                asked, staying = asked & ~spots, staying & ~spots
             marks.mark(
-                found.snr.reshape(-1), asked.reshape(-1), fit.cut, fit.clear_cut, not feature.above_only,
-                np.uint8(feature.flag), flags.reshape(-1), doubtful.reshape(-1),
+                found.snr.reshape(-1), asked.reshape(-1), staying.reshape(-1), fit.cut, fit.clear_cut,
+                not feature.above_only, np.uint8(feature.flag), flags.reshape(-1), doubtful.reshape(-1),
             )  # fmt: skip
     if seen.dark is not None and seen.dark[1] >= least:
         no_data |= seen.dark[0].count < least / 2
@@ -129,8 +129,8 @@ def _fitted(
     usable: NDArray,
     whole: bool,
     bright: bool,
-) -> tuple[NDArray, FeatureMap]:
-    """(pixels that may be flagged, the map of a feature over the usable pixels), both usable and the first (ss, fs) bool.
+) -> tuple[NDArray, NDArray, FeatureMap]:
+    """(pixels that may be flagged, that may stay so, the map of a feature over the usable pixels); (ss, fs) bool but the last.
 
     bright: the scale of their neighbours is wanted too. Where only few pixels may be flagged, tiles without one are not fitted.
     """
@@ -138,16 +138,18 @@ def _fitted(
     tile = lit.window if feature.needs in LIT and lit.window else settings.fit.tile
     where = tiles(spec, tile)
     values = np.where(usable, feature.values(source), np.nan)
-    asked = usable if feature.only is None else usable & feature.only(values, settings)
-    if not whole and not asked.any():
-        return asked, FeatureMap(feature.name, feature.flag, values, *np.full((3, *values.shape), np.nan))
-    fitted = values if feature.only is None or whole else _near(values, asked, where)
+    asked = staying = usable
+    if feature.only is not None:
+        asked, staying = (usable & feature.only(values, settings, to_stay) for to_stay in (False, True))
+    if not whole and not staying.any():
+        return asked, staying, FeatureMap(feature.name, feature.flag, values, *np.full((3, *values.shape), np.nan))
+    fitted = values if feature.only is None or whole else _near(values, staying, where)
     _, model, scale, snr = judge(fitted, where, settings.fit, feature.floor(spec))
     if feature.least_scale is not None:
-        at = np.s_[:] if whole or bright else asked  # mostly hardly a pixel
+        at = np.s_[:] if whole or bright else staying  # mostly hardly a pixel
         scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         snr[at] = (values[at] - model[at]) / scale[at]
-    return asked, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
+    return asked, staying, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
 
 
 def _near(values: NDArray, asked: NDArray, where: NDArray) -> NDArray:

@@ -59,9 +59,9 @@ class FittedFeature:
     values(source): (ss, fs) float64, nan where a pixel has none. count(source): (ss, fs) frames behind each value.
     floor(spec): least sigma that is believed, in the unit of the values.
     least_scale(count, model): least sigma of some pixels, from the frames behind them and their model, or None.
-    only(values, settings): (ss, fs) bool, a further condition for being bad, or None. above_only: values below the model are
-    never bad. spots: above means bright, so that on sample data what is shaped like a spot is signal. applies(spec): on this
-    detector.
+    only(values, settings, to_stay): (ss, fs) bool, a further condition for being bad, or for staying so, or None.
+    above_only: values below the model are never bad. spots: above means bright, so that on sample data what is shaped like a
+    spot is signal. applies(spec): on this detector.
     """
 
     name: str
@@ -71,7 +71,7 @@ class FittedFeature:
     count: Callable[[Any], NDArray]
     floor: Callable[[DetectorSpec], float] = no_floor
     least_scale: Callable[[Any, NDArray], NDArray] | None = None
-    only: Callable[[NDArray, Settings], NDArray] | None = None
+    only: Callable[[NDArray, Settings, bool], NDArray] | None = None
     above_only: bool = False
     spots: bool = False
     applies: Callable[[DetectorSpec], bool] = everywhere

@@ -38,9 +38,11 @@ def binomial_scale(judged: NDArray, model: NDArray) -> NDArray:
     return np.sqrt((p + 1 / n) * (1 - p) / n)
 
 
-def often_enough(share: NDArray, settings: Settings) -> NDArray:
-    """Below this share a defect does no harm, and a busy Bragg pixel could be meant."""
-    return share >= settings.features.lit_rate.min_share
+def often_enough(share: NDArray, settings: Settings, to_stay: bool = False) -> NDArray:
+    """Below this share a defect does no harm, and a busy Bragg pixel could be meant. (ss, fs) bool.
+
+    to_stay: half of it is enough to stay flagged: the frames behind a share come and go in whole slots of the window."""
+    return share >= settings.features.lit_rate.min_share * (0.5 if to_stay else 1.0)
 
 
 def _feature(name, values, spots, needs=Needs.LIT_SHARE, count=lambda lit: lit.judged) -> FittedFeature:

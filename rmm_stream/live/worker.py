@@ -19,7 +19,9 @@ from ..errors import DataError
 from ..exposure import in_words
 from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import MapChange, MapFit, MapKey
+from ..rmm.light import CLASSIFIER, Words
 from ..sources.complaints import Complaints
+from .light_alarms import light_alarms
 from .memory import held
 from .sampling import POLICIES
 from .status import NOBODY_SAYS, ModuleStatus, Status
@@ -126,6 +128,7 @@ class Worker:
     def feed(self, batches: Sequence[FrameBatch]) -> None:
         """Give the frames of one message that are ours to the statistics. Others are another worker's, not an error."""
         self._maker.every_train = self._sampling.step(self._every_train, self.frames.qsize(), self.frames.maxsize)
+        self._maker.words = Words(self._labeler.lit, relabel=not self._labeler.override)
         self._fed, self._paused = time.monotonic(), False
         for batch in batches:
             module = self._modules.get(batch.module)
@@ -140,6 +143,10 @@ class Worker:
             except DataError as e:  # the detector's fault: survive it, the next good train counts
                 accepted, rejected = 0, {"shape": len(mine)}
                 self._complaints.say("refused", f"frames refused: {e}")
+            relabelled = self._maker.relabelled
+            labels = {(labelled.exposure.illumination.value, labelled.labelled_by): len(mine) - relabelled.total()}
+            labels |= {(illumination.value, CLASSIFIER): n for illumination, n in relabelled.items()}
+            light = self._maker.light
             self._news, self._data_at = True, batch.timestamp
             now = self._clock()
             self._modules[batch.module] = replace(
@@ -147,13 +154,15 @@ class Worker:
                 frames=module.frames + len(mine),
                 accepted=module.accepted + accepted,
                 rejected=_added(module.rejected, rejected),
+                labelled=_added(module.labelled, labels),
+                light="" if light is None else light.in_words(batch.module, labelled.exposure),
                 nbytes=module.nbytes + mine.pixels.nbytes + (0 if mine.gain is None else mine.gain.nbytes),
                 train_id=int(mine.train_id[-1]),  # not the highest: one corrupt id would stay for good
                 fed_at=now,
                 data_at=batch.timestamp,
                 frame_age=module.frame_age.add(max(0.0, now - batch.timestamp)),
             )
-            self._expose(labelled)
+            self._expose(labelled, used=accepted > 0)
 
     def finish(self) -> None:
         """Fold what waits, fit every map that can be, publish. The last act."""
@@ -225,8 +234,8 @@ class Worker:
                 }
             self._modules[fit.key.module] = replace(module, **changes)
 
-    def _expose(self, batch: FrameBatch) -> None:
-        """Note the exposure in force; the end of one is a moment to write the mask."""
+    def _expose(self, batch: FrameBatch, used: bool) -> None:
+        """Note the exposure in force; the end of one is a moment to write the mask. used: whether any frame was."""
         ended = self.status.exposures_ended + (self.status.exposure not in (None, batch.exposure))
         contradiction, alarms = self._labeler.contradiction, ()
         if contradiction is not None:
@@ -234,16 +243,19 @@ class Worker:
             said = f"the stream says {in_words(stream)}; the operator says {in_words(operator)}"
             alarms = (f"{said}; in force is the word of the {decided}",)
             self._complaints.say("contradiction", alarms[0])
-        elif batch.exposure.illumination is Illumination.UNKNOWN:
+        elif batch.exposure.illumination is Illumination.UNKNOWN and not used:
             alarms = (NOBODY_SAYS,)
             self._complaints.say("unknown_exposure", NOBODY_SAYS)
+        denied = light_alarms(self._maker.light, list(self._modules), batch.exposure)
+        for alarm in denied:
+            self._complaints.say("light", alarm)
         self.status = replace(
             self.status,
             exposure=batch.exposure,
             labelled_by=batch.labelled_by,
             exposures_ended=ended,
             contradictions=self._labeler.contradictions,
-            alarms=alarms,
+            alarms=(*alarms, *denied),
         )
 
     def _report(self) -> None:

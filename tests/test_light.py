@@ -37,6 +37,7 @@ from rmm_stream.rmm.dark_look import DOUBTFUL, LIT, SILENT, one_of_each_cell
 from rmm_stream.rmm.kernels.compiled import read_only
 from rmm_stream.rmm.kernels.light import bright_shares
 from rmm_stream.rmm.light import LEAST_LIT, STRETCH, Guard, Seen, Words
+from rmm_stream.rmm.memory import of_look
 
 ONE_CELL = replace(TINY, name="one", modules=1, cells=1, module_shape=(32, 32), stages=("high",), gain="none")
 COUNTER = replace(ONE_CELL, counting=True, saturation=None)
@@ -181,6 +182,14 @@ def test_calibrated_frames_are_told_apart_like_others():
         for cell in range(3):
             same_moments(m.dark[key], stats, cell, exact=False)
     same_lit(m, alone)
+
+
+def test_calibrated_frames_with_a_gain_code_too():
+    spec = replace(TINY_PACKED, bits=0, packed=0)
+    darks = ((Exposure(Illumination.DARK, 0), 140),)
+    m = learnt(spec, darks=darks)
+    assert m.feed(frames(spec, 30, SAMPLE, level=1300, train=1000)) == (30, {})
+    assert m.feed(frames(spec, 30, SAMPLE, train=2000)) == (0, {"no_light": 30})
 
 
 # ---- check: what denies its declaration is used for nothing ------------------------------------------------------------------
@@ -483,3 +492,9 @@ def test_turns_hold_each_cell_once_and_keep_its_order():
     cell = np.array([2, 0, 2, 2, 1, 0])
     assert [turn.tolist() for turn in one_of_each_cell(cell)] == [[0, 1, 4], [2, 5], [3]]
     assert one_of_each_cell(cell[:0]) == []
+
+
+def test_what_it_will_hold_is_known_before():
+    m = learnt(darks=FREE)
+    bytes_of = {name: array.nbytes for name, array in m.light.state().items() if name[0].isdigit()}
+    assert sum(bytes_of.values()) == 2 * 3 * of_look(TINY, m.settings)

@@ -92,7 +92,7 @@ class Source(Section):
 
 
 class LightSettings(Section):
-    """Of [exposure], what a maker needs to tell dark frames from lit ones; docs/method.md 8.1."""
+    """Of [exposure], what a maker needs to tell dark frames from lit ones; docs/method.md 7.1."""
 
     classify: Literal["off", "check", "label"] = "off"
     dark_cut: Annotated[float, Meta(ge=3, le=100)] = 8.0

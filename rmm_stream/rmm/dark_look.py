@@ -1,4 +1,4 @@
-"""What a dark frame looks like, cell by cell, and whether another one looks so (docs/method.md 8.1). Not in the paper.
+"""What a dark frame looks like, cell by cell, and whether another one looks so (docs/method.md 7.1). Not in the paper.
 
 It is learnt from declared darks alone, never from frames that the classifier itself calls dark: it cannot follow its own
 mistakes. Knows no exposures, voices or trains.

@@ -1,4 +1,4 @@
-"""Light: which frames are dark, and which are lit, whatever they were declared as (docs/method.md 8.1). Not in the paper.
+"""Light: which frames are dark, and which are lit, whatever they were declared as (docs/method.md 7.1). Not in the paper.
 
 Three modes of `exposure.classify`: "off"; "check": a frame that denies what it is declared as is used for nothing; "label":
 dark frames within light, and lit ones among unknown, are also used as what they are. Where light cannot be told from dark
@@ -217,6 +217,9 @@ class Light:
         In the dark an analogue detector that switches freely is in its most sensitive stage: a frame that is not is lit."""
         if held is not None or self.spec.gain != "code" or batch.gain is None:
             return np.full(len(take), held or 0, np.int64)
+        if not self.spec.narrow:
+            where = gain.route(self.spec, batch.pixels[take], batch.gain[take], None, None, True)
+            return np.array([gain.majority(frame, len(self.spec.stages)) for frame in where], np.int64)
         bands = gain.code_route(self.spec, None).bands
         return np.array([gain.majority_of(self.spec, batch.pixels[t], batch.gain[t], bands) for t in take], np.int64)
 

@@ -1,7 +1,9 @@
 """Which exposure a batch belongs to (dark, flat, sample; held gain stage), and who said so.
 
 The first voice that speaks decides: stream, operator, configuration. A request with `override` goes before the stream.
-UNKNOWN is a verdict like the others: such frames are counted and fed to nothing. Knows no protocol, clock or log.
+UNKNOWN is a verdict like the others: such frames are counted and fed to nothing. These voices speak of a whole batch; what
+single frames look like is asked after them, by rmm/light.py, and only where the configuration wants it. Knows no protocol,
+clock or log.
 """
 
 from collections.abc import Callable
@@ -41,6 +43,9 @@ class ExposureLabeler:
     def __init__(self, default: Exposure = UNKNOWN):
         self.default = default
         self.requested: Exposure | None = None
+        self.lit = (
+            default if default.illumination.lit else None
+        )  # the last word of operator or configuration that was lit
         self.override = False
         self.contradictions = 0  # batches about which stream and operator differed; only grows
         self.contradiction: Contradiction | None = None  # of the last batch; None: they agree, or one is silent
@@ -52,6 +57,8 @@ class ExposureLabeler:
         override: goes before what the stream says.
         """
         self.requested = exposure
+        if exposure is not None and exposure.illumination.lit:
+            self.lit = exposure
         self.override = override and exposure is not None
         self._last = self.contradiction = None
 

@@ -339,3 +339,41 @@ def mark(snr, asked, staying, cut, clear_cut, both_sides, flag, flags, doubtful)
         far = [ok and (abs(v) if both_sides else v) > bound for v, ok in zip(snr.tolist(), may.tolist())]
         out.append([b | flag if f else b for b, f in zip(before.tolist(), far)])
     return out
+
+
+# ---- light -----------------------------------------------------------------------------------------------------------------
+
+
+def bright_shares(frames, take, cell, rows, columns, base, around, most):
+    """Of each frame, the share of the pixels looked at that stand out of their piece of a row; nan: too little is data."""
+    shares = []
+    for t, c, (middle, reach, limit) in zip(take, cell, around.tolist()):
+        known = bright = pixels = 0
+        for r, row in enumerate(rows):
+            for first, last in columns:
+                pairs = list(zip(frames[t][row].tolist()[first:last], base[c][r].tolist()[first:last]))
+                pixels += len(pairs)
+                differences = [v - w for v, w in pairs if v <= most and w <= most]  # false for nan
+                near = [d - middle for d in differences if abs(d - middle) <= reach]
+                by = middle + (sum(near) / len(near) if near else 0)
+                known += len(differences)
+                bright += sum(abs(d - by) > limit for d in differences)
+        shares.append(bright / known if 2 * known >= pixels else float("nan"))
+    return shares
+
+
+def transition(cell, codes, frames, stretch):
+    """Whether each frame is among the first `frames` of its cell after a look (0 dark, 2 lit) that had lasted a stretch."""
+    looks, out = {}, []
+    for c, code in zip(cell, codes):
+        seen = looks.setdefault(c, {"look": None, "run": 0, "left": 0})
+        if code not in (0, 2):
+            out.append(False)
+            continue
+        if seen["look"] not in (None, code) and seen["run"] >= stretch:
+            seen["left"] = frames
+        seen["run"] = seen["run"] + 1 if seen["look"] == code else 1
+        seen["look"] = code
+        out.append(seen["left"] > 0)
+        seen["left"] = max(0, seen["left"] - 1)
+    return out

@@ -100,22 +100,26 @@ def test_warm_up_leaves_no_state_behind(spec):
 
 COMPILES = """
 import numpy as np, builders, makers
-from rmm_stream.rmm.kernels import blocks, frame_gate, planes, robust, routing, sums, welford, windows
-modules = (blocks, frame_gate, planes, robust, routing, sums, welford, windows)
+from msgspec import structs
+from rmm_stream.config import LightSettings
+from rmm_stream.rmm.kernels import blocks, frame_gate, light, planes, robust, routing, sums, welford, windows
+modules = (blocks, frame_gate, light, planes, robust, routing, sums, welford, windows)
 kernels = [k for module in modules for k in vars(module).values() if hasattr(k, "signatures")]
 spec = builders.{spec}
-m = makers.maker(spec)
+m = makers.maker(spec, structs.replace(makers.SETTINGS, light=LightSettings("check", guard_frames=0)))
 m.warm_up()
 known = {{k: list(k.signatures) for k in kernels}}
 held = [makers.Exposure(makers.Illumination.DARK, s) for s in range(len(spec.stages))]
 stage = [*held, makers.DARK] if spec.gain != "none" else [makers.DARK]
 for exposure in (*stage, makers.FLAT, makers.SAMPLE):
     for cells in ([0], range(spec.cells)):
-        batch = makers.frames(spec, 30, exposure, cells=cells, level=1000 if exposure in stage else 1500)
+        n = 140 if exposure in stage and cells == [0] else 30
+        batch = makers.frames(spec, n, exposure, cells=cells, level=1000 if exposure in stage else 1500)
         for array in (batch.pixels, batch.gain):
             if array is not None and cells == [0]:  # frames of sockets are read-only, those of files are not
                 array.flags.writeable = False
         assert m.feed(batch).accepted == len(batch)
+assert m.feed(makers.frames(spec, 30, makers.SAMPLE, cells=[0])).rejected == {{"no_light": 30}}
 assert m.fit_all()
 late = {{k.__name__: set(k.signatures) - set(known[k]) for k in kernels if list(k.signatures) != known[k]}}
 assert not late, late

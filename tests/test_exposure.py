@@ -117,3 +117,13 @@ def test_labels_change_and_data_do_not():
 
 def test_the_voices_are_in_order_of_precedence():
     assert list(VOICES) == ["stream", "operator", "config"]
+
+
+def test_the_last_lit_word_is_kept_for_lit_frames_that_nobody_declares():
+    labeler = ExposureLabeler(SAMPLE)
+    assert labeler.lit == SAMPLE
+    labeler.operator(FLAT)
+    labeler.operator(DARK)
+    labeler.operator(None)
+    assert labeler.lit == FLAT
+    assert ExposureLabeler(DARK).lit is None

@@ -20,7 +20,7 @@ PROMISED = {
     "mask_published_timestamp_seconds", "mask_changed_pixels", "maps_judged", "maps_held", "suspected_signal_pixels",
     "fit_duration_seconds", "frame_age_seconds", "queue_depth", "shard_generation", "run_active",
     "messages_malformed_total", "source_disconnects_total", "source_resets_total", "source_series_total",
-    "memory_bytes", "build_info", "lit_every_train",
+    "memory_bytes", "build_info", "lit_every_train", "frames_labelled_total",
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -41,6 +41,7 @@ def busy():
         module,
         suspected=8,
         rejected={"gated": 4},
+        labelled={("dark", "stream"): 7, ("sample", "classifier"): 3},
         frame_age=module.frame_age.add(0.2),
         fit_seconds=module.fit_seconds.add(0.03),
     )
@@ -99,6 +100,7 @@ def test_values_come_from_the_status():
     assert found["messages_malformed_total"] == {("truncated", "frames"): 2, ("schema", "requests"): 3}
     assert found["bad_pixels"]["3", "OFFSET"] == 1
     assert found["bad_pixels"]["3", "EDGE"] == 1
+    assert found["frames_labelled_total"] == {("stream", "dark", "3"): 7, ("classifier", "sample", "3"): 3}
     assert found["run_active"] == {(): 1}
     assert found["memory_bytes"] == {("dark",): 100}
     assert found["suspected_signal_pixels"] == {("3",): 8}
@@ -125,7 +127,17 @@ def test_histogram_buckets_add_up():
 def test_no_label_beyond_the_bounded_ones():
     for family in text_string_to_metric_families(exposition(busy)().decode()):
         for sample in family.samples:
-            assert set(sample.labels) <= {"module", "reason", "socket", "queue", "part", "version", "le"}
+            assert set(sample.labels) <= {
+                "module",
+                "reason",
+                "socket",
+                "queue",
+                "part",
+                "version",
+                "le",
+                "illumination",
+                "by",
+            }
 
 
 def test_the_same_status_gives_the_same_text():

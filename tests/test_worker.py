@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from builders import DARK, NOW, TINY, make_batch
+from msgspec import structs
 
-from rmm_stream.config import ExposureSettings, Fit, Gate, Lit, Settings, parse
+from rmm_stream.config import ExposureSettings, Features, Fit, Gate, LightSettings, Lit, Settings, parse
 from rmm_stream.errors import DataError
 from rmm_stream.exposure import ExposureLabeler
 from rmm_stream.frames import Exposure, Illumination
@@ -19,7 +20,7 @@ from rmm_stream.live import worker as worker_file
 from rmm_stream.live.crew import Lane
 from rmm_stream.live.prepare import prepare
 from rmm_stream.live.receiver import Receiver
-from rmm_stream.live.status import NOBODY_SAYS, ModuleStatus, Status
+from rmm_stream.live.status import NOBODY_SAYS, ModuleStatus, Status, describe
 from rmm_stream.live.worker import Expose, Worker, select
 from rmm_stream.mask import BadPixel, MapFit, MapKey
 from rmm_stream.policy import MaskPolicy
@@ -37,6 +38,7 @@ class FakeMaker:
     def __init__(self, due=()):
         self.fed, self.restarted, self.fits, self.folded = [], [], list(due), 0
         self.segments, self.lit, self.every_train = SimpleNamespace(dark={}), {}, 1
+        self.light, self.relabelled = None, Counter()
 
     def feed(self, batch):
         self.fed.append(batch)
@@ -271,6 +273,78 @@ def test_the_end_of_an_exposure_is_noted():
         put(worker, make_batch(exposure=exposure))
         worker.step()
     assert worker.status.exposures_ended == 1
+
+
+# Light ----------------------------------------------------------------------------------------------------------------
+
+SAMPLE0, UNKNOWN0 = (Exposure(illumination, 0) for illumination in (Illumination.SAMPLE, Illumination.UNKNOWN))
+
+
+def classifying(mode: str):
+    """A worker whose maker tells dark from lit frames, and has seen 130 darks of each cell."""
+    settings = Settings(Gate(learn=20), Fit(min_frames=FRAMES), light=LightSettings(mode, guard_frames=0))
+    settings = structs.replace(settings, features=Features(lit=Lit(every_train=1)))
+    worker, _ = make(MaskMaker(TINY, [0], settings=settings), default=UNKNOWN0, lit=Lit(every_train=1))
+    worker.feed([make_batch(n=390, exposure=DARK, train_id=1)])
+    return worker
+
+
+def trains(worker, n, offset, exposure=SAMPLE0, first=1000):
+    for train in range(first, first + n):
+        worker.feed([make_batch(train_id=train, offset=offset, exposure=exposure)])
+    worker.step()
+    return worker.status.modules[0]
+
+
+def test_a_beam_trip_is_counted_and_the_operator_is_told_until_the_beam_is_back():
+    worker = classifying("check")
+    assert trains(worker, 10, 1300).light == "dark frames are told"
+    assert worker.status.alarms == ()
+    module = trains(worker, 10, 1000, first=2000)
+    assert module.rejected == {"no_light": 30}
+    (alarm,) = worker.status.alarms
+    assert alarm.startswith("module 0: 30 frames without light while sample is declared, none of them used")
+    assert "expose ENDPOINT sample --new" in alarm
+    module = trains(worker, 1, 1300, first=3000)
+    assert worker.status.alarms == ()
+    assert module.labelled == {("dark", "stream"): 390, ("sample", "stream"): 63}
+
+
+def test_an_open_shutter_in_the_dark_is_told():
+    worker = classifying("check")
+    module = trains(worker, 10, 1300, DARK)
+    assert module.rejected == {"light": 30}
+    assert module.light == "lit frames are told"
+    assert worker.status.alarms[0].startswith("module 0: 30 frames with light while dark is declared")
+
+
+def test_the_status_says_who_labelled_how_many_frames_as_what():
+    worker = classifying("label")
+    ask(worker, SAMPLE0)
+    ask(worker, Exposure(Illumination.UNKNOWN))
+    worker.step()
+    for train in range(20):
+        worker.feed([make_batch(train_id=1000 + train, offset=1300), make_batch(train_id=3000 + train)])
+    worker.step()
+    labelled = worker.status.modules[0].labelled
+    told = describe(worker.status, NOW, 10.0)["modules"][0]["labelled"]
+    assert {(d["illumination"], d["by"]): d["frames"] for d in told} == labelled
+    silent = 18  # of each: nothing is said until 20 frames have looked lit
+    assert labelled == {
+        ("dark", "stream"): 390, ("unknown", "config"): 2 * silent, ("sample", "classifier"): 60 - silent,
+        ("dark", "classifier"): 60 - silent,
+    }  # fmt: skip
+    assert worker.status.alarms == ()
+
+
+def test_an_override_goes_before_what_frames_look_like():
+    worker = classifying("label")
+    trains(worker, 10, 1300)
+    ask(worker, SAMPLE0, False, True)
+    worker.step()
+    module = trains(worker, 10, 1000, DARK, first=2000)
+    assert module.rejected == {"no_light": 30}
+    assert module.labelled["sample", "operator"] == 30
 
 
 # Fits -----------------------------------------------------------------------------------------------------------------

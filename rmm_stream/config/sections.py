@@ -91,6 +91,14 @@ class Source(Section):
         return (self.endpoint,) if isinstance(self.endpoint, str) else self.endpoint
 
 
+class LightSettings(Section):
+    """Of [exposure], what a maker needs to tell dark frames from lit ones; docs/method.md 7.1."""
+
+    classify: Literal["off", "check", "label"] = "off"
+    dark_cut: Annotated[float, Meta(ge=3, le=100)] = 8.0
+    guard_frames: Annotated[int, Meta(ge=0, le=1000)] | None = None
+
+
 class ExposureSettings(Section):
     """[exposure]: who says dark, flat or sample, and which gain stage."""
 
@@ -99,6 +107,17 @@ class ExposureSettings(Section):
     source: str = ""  # karabo source whose keys announce the exposure; "": the stream does not say
     illumination_key: str = "illumination.value"
     gain_stage_key: str = "gainStage.value"  # negative or absent: each pixel switches by itself
+    # do frames have a say? "check": those that deny what they are declared as are not used; "label": they also say it
+    classify: Literal["off", "check", "label"] = "off"
+    dark_cut: Annotated[float, Meta(ge=3, le=100)] = (
+        8.0  # sigmas from the darks up to which a frame looks dark; F1's cut
+    )
+    # trains that are used for nothing after the light goes on or off; None: 1, and 0 with "label", where lone trains are dark
+    guard_frames: Annotated[int, Meta(ge=0, le=1000)] | None = None
+
+    @property
+    def light(self) -> LightSettings:
+        return LightSettings(self.classify, self.dark_cut, self.guard_frames)
 
     @property
     def default_exposure(self) -> Exposure:
@@ -160,6 +179,7 @@ class Settings(Section):
     gate: Gate = Gate()
     fit: Fit = Fit()
     features: Features = Features()
+    light: LightSettings = LightSettings()
 
 
 class Policy(Section):
@@ -237,7 +257,7 @@ class Config(Section):
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.gate, self.fit, self.features)
+        return Settings(self.gate, self.fit, self.features, self.exposure.light)
 
     @property
     def modules(self) -> tuple[int, ...]:

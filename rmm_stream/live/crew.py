@@ -111,6 +111,7 @@ def _module(parts: Sequence[ModuleStatus]) -> ModuleStatus:
         fed,
         **{name: sum(getattr(part, name) for part in parts) for name in totals},
         rejected=dict(sum((Counter(part.rejected) for part in parts), Counter())),
+        labelled=dict(sum((Counter(part.labelled) for part in parts), Counter())),
         changed=published.changed,
         published_at=published.published_at,
         fit_seconds=_histogram(part.fit_seconds for part in parts),

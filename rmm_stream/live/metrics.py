@@ -108,6 +108,13 @@ def _frames(status: Status) -> Iterator[Metric]:
         rejected.update({(_label(module), reason): n for (module, reason), n in s.rejected.items()})
         malformed.update({("frames", reason): n for reason, n in s.malformed.items()})
     yield _counter("frames_missed", "Frames that never came, from gaps in the train ids.", by_module, missed)
+    labelled = {(str(m.module), *label): n for m in modules for label, n in m.labelled.items()}
+    yield _counter(
+        "frames_labelled",
+        "Frames by what they were taken for, and by whose word.",
+        ["module", "illumination", "by"],
+        labelled,
+    )
     yield _counter("frames_rejected", "Frames that came and were refused.", ["module", "reason"], rejected)
     yield _counter("messages_malformed", "Messages refused whole.", ["socket", "reason"], malformed)
     yield _counter("source_series", "New series of train ids: restarts of the sender.", by_module, series)

@@ -53,6 +53,7 @@ class ModuleStatus:
 
     frames: offered to the statistics; accepted: counted by them; rejected: refused, by reason. nbytes: of their pixels.
     maps, judged, held: maps of this process, those with a verdict, those that the guard keeps back.
+    labelled: frames offered, by (illumination, voice). light: what the classifier can tell by now, in words; "": it is off.
     suspected: pixels that the last fits of its maps held back as signal of the sample, summed over maps.
     changed: pixels that the latest update turned bad or good. serial: grows with every change of flags.
     fed_at, published_at: s, Unix, by our clock; data_at: the source's clock of the latest frames; 0: not yet.
@@ -64,6 +65,8 @@ class ModuleStatus:
     accepted: int = 0
     nbytes: int = 0
     rejected: Mapping[str, int] = field(default_factory=lambda: NOTHING)
+    labelled: Mapping[tuple[str, str], int] = field(default_factory=lambda: NOTHING)
+    light: str = ""
     judged: int = 0
     held: int = 0
     suspected: int = 0
@@ -255,6 +258,8 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
                 "frames": m.frames,
                 "accepted": m.accepted,
                 "rejected": dict(m.rejected),
+                "labelled": [{"illumination": i, "by": who, "frames": n} for (i, who), n in m.labelled.items()],
+                "light": m.light,
                 "maps": m.maps,
                 "judged": m.judged,
                 "held": m.held,

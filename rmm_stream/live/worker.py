@@ -19,7 +19,9 @@ from ..errors import DataError
 from ..exposure import in_words
 from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import Held, MapChange, MapFit, MapKey
+from ..rmm.light import CLASSIFIER, Words
 from ..sources.complaints import Complaints
+from .light_alarms import light_alarms
 from .memory import held
 from .sampling import POLICIES
 from .status import NOBODY_SAYS, ModuleStatus, Status
@@ -95,6 +97,7 @@ class Worker:
         self._suspected: dict[MapKey, int] = {}  # pixels held back by the last fit of each map
         self._complaints = Complaints(log)
         self._alarms: dict[str, str] = {}  # by what they are about
+        self._denied: tuple[str, ...] = ()  # alarms about frames that are not what they are declared as
         self._memory_at = -MEMORY_S
         self._news = False
         self._paused = True  # nothing waits for its block
@@ -127,6 +130,7 @@ class Worker:
     def feed(self, batches: Sequence[FrameBatch]) -> None:
         """Give the frames of one message that are ours to the statistics. Others are another worker's, not an error."""
         self._maker.every_train = self._sampling.step(self._every_train, self.frames.qsize(), self.frames.maxsize)
+        self._maker.words = Words(self._labeler.lit, relabel=not self._labeler.override)
         self._fed, self._paused = time.monotonic(), False
         for batch in batches:
             module = self._modules.get(batch.module)
@@ -141,6 +145,10 @@ class Worker:
             except DataError as e:  # the detector's fault: survive it, the next good train counts
                 accepted, rejected = 0, {"shape": len(mine)}
                 self._complaints.say("refused", f"frames refused: {e}")
+            relabelled = self._maker.relabelled
+            labels = {(labelled.exposure.illumination.value, labelled.labelled_by): len(mine) - relabelled.total()}
+            labels |= {(illumination.value, CLASSIFIER): n for illumination, n in relabelled.items()}
+            light = self._maker.light
             self._news, self._data_at = True, batch.timestamp
             now = self._clock()
             self._modules[batch.module] = replace(
@@ -148,13 +156,15 @@ class Worker:
                 frames=module.frames + len(mine),
                 accepted=module.accepted + accepted,
                 rejected=_added(module.rejected, rejected),
+                labelled=_added(module.labelled, labels),
+                light="" if light is None else light.in_words(batch.module, labelled.exposure),
                 nbytes=module.nbytes + mine.pixels.nbytes + (0 if mine.gain is None else mine.gain.nbytes),
                 train_id=int(mine.train_id[-1]),  # not the highest: one corrupt id would stay for good
                 fed_at=now,
                 data_at=batch.timestamp,
                 frame_age=module.frame_age.add(max(0.0, now - batch.timestamp)),
             )
-            self._expose(labelled)
+            self._expose(labelled, used=accepted > 0)
 
     def finish(self) -> None:
         """Fold what waits, fit every map that can be, publish. The last act."""
@@ -240,8 +250,8 @@ class Worker:
             log.info("module %d: no map is held any more", module.module, extra={"event": "held"})
         return replace(module, held=len(held))
 
-    def _expose(self, batch: FrameBatch) -> None:
-        """Note the exposure in force; the end of one is a moment to write the mask."""
+    def _expose(self, batch: FrameBatch, used: bool) -> None:
+        """Note the exposure in force; the end of one is a moment to write the mask. used: whether any frame was."""
         ended = self.status.exposures_ended + (self.status.exposure not in (None, batch.exposure))
         contradiction = self._labeler.contradiction
         self._alarms.pop("exposure", None)
@@ -250,9 +260,12 @@ class Worker:
             said = f"the stream says {in_words(stream)}; the operator says {in_words(operator)}"
             self._alarms["exposure"] = f"{said}; in force is the word of the {decided}"
             self._complaints.say("contradiction", self._alarms["exposure"])
-        elif batch.exposure.illumination is Illumination.UNKNOWN:
+        elif batch.exposure.illumination is Illumination.UNKNOWN and not used:
             self._alarms["exposure"] = NOBODY_SAYS
             self._complaints.say("unknown_exposure", NOBODY_SAYS)
+        self._denied = light_alarms(self._maker.light, list(self._modules), batch.exposure)
+        for alarm in self._denied:
+            self._complaints.say("light", alarm)
         self.status = replace(
             self.status,
             exposure=batch.exposure,
@@ -278,7 +291,7 @@ class Worker:
             modules=dict(self._modules),
             changes=changes,
             memory=memory,
-            alarms=tuple(self._alarms.values()),
+            alarms=(*self._alarms.values(), *self._denied),
             every_train=self._maker.every_train,
             turns=self.status.turns + 1,
             turned_at=now,

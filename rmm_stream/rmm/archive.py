@@ -43,6 +43,8 @@ def pack(maker) -> dict[str, NDArray]:
     parts |= {f"gate/{k.module}/{k.gain_stage}": v for k, v in maker.darks.gates.items()}
     for prefix, part in parts.items():
         state |= {f"{prefix}/{name}": array.copy() for name, array in part.state().items()}
+    if maker.light is not None:
+        state |= {f"light/{name}": array.copy() for name, array in maker.light.state().items()}
     for key, fit in maker.flags.items():
         prefix = "fit/{}/{}/{}".format(*key)
         state |= {f"{prefix}/flags": fit.flags, f"{prefix}/doubtful": fit.doubtful}
@@ -70,6 +72,9 @@ def unpack(state: dict[str, NDArray], kind):
     maker = kind(
         spec, state["modules"].tolist(), range(*state["cells"].tolist()), settings, exclude, bool(state["gated"])
     )
+    if maker.light is not None:
+        own = {name.removeprefix("light/"): array for name, array in state.items() if name.startswith("light/")}
+        maker.light.restore(own)
     parts: dict[tuple[str, ...], dict[str, NDArray]] = {}
     for name, array in state.items():
         words = name.split("/")

@@ -23,6 +23,7 @@ from .kernels import blocks, routing
 from .kernels.blocks import BLOCK
 from .kernels.compiled import read_only
 from .keys import INDICATORS, VALUES, DarkKey, GateKey
+from .light import CLASSIFIER, Light
 from .segments import Segments
 from .stats import INDICATOR, VALUE, Block, flat
 
@@ -50,7 +51,7 @@ class DarkFrames:
     """The dark path of one maker. Mutable; one owner.
 
     told: called with (map key, frames, batch, index) when so many frames of a map have been folded, of which the last is named.
-    gated: False leaves F1 to the caller. modules: how many take turns.
+    gated: False leaves F1 to the caller. modules: how many take turns. light: who refuses darks that look lit; None: nobody.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class DarkFrames:
         told: Callable[[MapKey, int, FrameBatch, int], None],
         gated: bool,
         modules: int = 1,
+        light: Light | None = None,
     ):
         self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
-        self.gated = gated
+        self.gated, self.light = gated, light
         self.gates: dict[GateKey, FrameGate] = {}
         self._told = told
         least, most, inner = gain.data_range(spec) if spec.exact else (0, 0, ())
@@ -101,8 +103,7 @@ class DarkFrames:
         accepted = stages >= 0
         take, stages = take[accepted], stages[accepted]
         if self.gated:
-            passed = self._pass_gates(batch, take, stages)
-            rejected["gated"] += len(take) - int(passed.sum())
+            passed = self._pass_gates(batch, take, stages, rejected)
             take, stages = take[passed], stages[passed]
         if not self._blocks:
             self._add_at_once(batch, take, stages, held)
@@ -174,13 +175,21 @@ class DarkFrames:
 
     # ---- F1 ----
 
-    def _pass_gates(self, batch: FrameBatch, take: NDArray, stages: NDArray) -> NDArray:
-        """(k,) bool: the frames that F1 lets through. A failed trial takes what that cell has seen with it."""
+    def _pass_gates(self, batch: FrameBatch, take: NDArray, stages: NDArray, rejected: Counter) -> NDArray:
+        """(k,) bool: the frames that F1 lets through. A failed trial takes what that cell has seen with it.
+
+        Frames that look lit are kept from F1 too: a long stretch of them would become its idea of a dark."""
         passed = np.zeros(len(take), bool)
         cells = batch.cell[take].astype(np.int64) - self.cells.start
         for stage in np.unique(stages).tolist():
             here = np.flatnonzero(stages == stage)
-            judged = self.gate(batch.module, stage).judge(batch.pixels, batch.gain, take[here], cells[here])
+            gate = self.gate(batch.module, stage)
+            means = gate.measure(batch.pixels, batch.gain, take[here], cells[here])
+            if self.light is not None and batch.labelled_by != CLASSIFIER:
+                dark = self.light.vet(gate, stage, batch, take[here], cells[here], means, rejected)
+                here, means = here[dark], {name: found[dark] for name, found in means.items()}
+            judged = gate.judge_means(means, cells[here])
+            rejected["gated"] += int((~judged.accepted).sum())
             passed[here] = judged.accepted
             for cell in (judged.failed + self.cells.start).tolist():
                 self._forget(batch.module, stage, cell)

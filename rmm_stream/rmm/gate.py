@@ -5,6 +5,7 @@ offsets over pixels and ASICs takes no part in it. Live, a frame is judged on ar
 rejected ones included, or a real step would lock the gate for good. Batch judges all frames against each other.
 """
 
+import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -112,6 +113,12 @@ class FrameMeans:
         means[known] = (self._counted if self.counts else self._fitted)(frames, take[known], cell[known])
         return means
 
+    def twin(self) -> "FrameMeans":
+        """The same base frames, for frames at another level: each looks first where its own last one was."""
+        other = copy.copy(self)
+        other.last = self.last.copy()
+        return other
+
     def _counted(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
         """Of integers of at most 16 bits."""
         frames, base = read_only(np.ascontiguousarray(frames, self.spec.dtype)), self.base
@@ -160,9 +167,11 @@ class Series:
         self.ordered = np.full((cells, gate.history + 1), np.nan)
         self.rule = (*_fit_rule(FIT), consistency(FIT.lambda_fit), float(spec.sigma_floor), float(gate.cut))
 
-    def judge(self, frames: NDArray, take: NDArray, cell: NDArray) -> NDArray:
-        """(k,) int8: 1 where a frame is like the others, 0 where not, -1 where the trial ends, and a frame of it is foreign."""
-        means, verdict = self.means.of(frames, take, cell), np.empty(len(take), np.int8)
+    def judge(self, means: NDArray, cell: NDArray) -> NDArray:
+        """(k,) int8: 1 where a frame is like the others, 0 where not, -1 where the trial ends, and a frame of it is foreign.
+
+        means: (k,) float64, ADU, nan where unknown."""
+        verdict = np.empty(len(means), np.int8)
         room = np.empty(3 * self.ordered.shape[1] + 2)
         frame_gate.verdicts(means, cell, self.rule, self.learn, self.count, self.ring, self.ordered, room, verdict)
         return verdict
@@ -203,12 +212,24 @@ class FrameGate:
 
         frames, indicator: (n, ss, fs). take: (k,) int64, which of them. cell: (k,) int64, the place of each one's cell.
         """
-        accepted, ends = np.ones(len(take), bool), np.zeros(len(take), bool)
-        for name, images in (("values", frames), ("indicator", indicator)):
-            if name in self.series and images is not None:
-                verdict = self.series[name].judge(images, take, cell)
-                accepted &= verdict != 0
-                ends |= verdict < 0
+        return self.judge_means(self.measure(frames, indicator, take, cell), cell)
+
+    def measure(self, frames: NDArray, indicator: NDArray | None, take: NDArray, cell: NDArray) -> dict[str, NDArray]:
+        """(k,) float64 robust means of some frames, ADU, by what is judged of them; see judge()."""
+        images = {"values": frames, "indicator": indicator}
+        return {
+            name: series.means.of(images[name], take, cell)
+            for name, series in self.series.items()
+            if images[name] is not None
+        }
+
+    def judge_means(self, means: dict[str, NDArray], cell: NDArray) -> Judged:
+        """Judge frames by what measure() found, in their order, and remember them."""
+        accepted, ends = np.ones(len(cell), bool), np.zeros(len(cell), bool)
+        for name, found in means.items():
+            verdict = self.series[name].judge(found, cell)
+            accepted &= verdict != 0
+            ends |= verdict < 0
         for end in np.flatnonzero(ends):
             accepted[: end + 1] &= cell[: end + 1] != cell[end]
         return Judged(accepted, np.unique(cell[ends]))

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from msgspec import structs
 from numpy.typing import NDArray
 
 from .. import detectors
@@ -23,6 +22,7 @@ from .dark import DarkFrames
 from .features import FeatureMap, LitCell
 from .gate import FrameGate
 from .keys import INDICATORS, VALUES, DarkKey, GateKey, LitKey, News
+from .light import CLASSIFIER, Light, Part, Words
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
@@ -45,7 +45,8 @@ class MaskMaker:
 
     detector: a name or a DetectorSpec. modules: those whose frames are accumulated; others are a DataError.
     cells: range of memory cells, None for all; frames of other cells are passed over. exclude: per module (ss, fs) bool,
-    pixels that take no part in any fit beside the edge pixels (static and user masks). gate: False leaves F1 to the caller.
+    pixels that take no part in any fit beside the edge pixels (static and user masks). gate: False leaves F1, and whether
+    frames are what they are declared as, to the caller.
     """
 
     def __init__(
@@ -71,11 +72,16 @@ class MaskMaker:
         self.settings = settings
         self.every_train = settings.features.lit.every_train  # F6 judges one in so many; may be set at any time
         self.gated = gate
+        self.light = Light(self.spec, settings, self.cells) if gate and settings.light.classify != "off" else None
+        self.words = Words()  # what the voices leave to the classifier; may be set at any time
+        self.relabelled: Counter[Illumination] = (
+            Counter()
+        )  # frames of the last batch, by what the classifier called them
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
         self.folded: dict[MapKey, News] = {}  # of the frames that the statistics hold
         self.darks = DarkFrames(
-            self.spec, settings, self.cells, self.segments, self._tell_dark, gate, len(self.modules)
+            self.spec, settings, self.cells, self.segments, self._tell_dark, gate, len(self.modules), self.light
         )
         self.flags: dict[MapKey, MapFit] = {}
         self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
@@ -109,6 +115,7 @@ class MaskMaker:
         """Accumulate a batch whose exposure is known. Raises DataError for frames of another detector or module.
 
         Dark frames are held, uncopied, until there is a block of them (dark.py): do not write to what was fed."""
+        self.relabelled = Counter()
         self._check(batch)
         rejected: Counter = Counter()
         mine = (batch.cell >= self.cells.start) & (batch.cell < self.cells.stop)
@@ -118,14 +125,24 @@ class MaskMaker:
         if self._exposures.get(batch.module) not in (None, exposure):
             self.darks.end(batch.module)
         self._exposures[batch.module] = exposure
-        accepted = 0
-        if exposure.illumination is Illumination.UNKNOWN:
-            rejected["unknown_exposure"] = len(take)
-        elif len(take):
-            take_in = self.darks.feed if exposure.illumination is Illumination.DARK else self._feed_lit
-            accepted = take_in(batch, take, rejected)
-            self.segments.retire()
+        parts = [Part(batch, take)]
+        if self.light is not None and self.light.has_a_say(exposure):
+            if not self.light.labels:  # of lit frames only those that F6 will judge
+                take = take[background.is_sampled(batch.train_id[take], batch.cell[take], self.every_train)]
+            parts = self.light.sort(batch, take, self.darks.gates, self.words, rejected)
+        accepted = sum(self._feed_part(part, rejected) for part in parts if len(part.take))
+        self.segments.retire()
         return Fed(accepted, +rejected)
+
+    def _feed_part(self, part: Part, rejected: Counter) -> int:
+        illumination = part.batch.exposure.illumination
+        if part.batch.labelled_by == CLASSIFIER:
+            self.relabelled[illumination] += len(part.take)
+        if illumination is Illumination.UNKNOWN:
+            rejected["unknown_exposure"] += len(part.take)
+            return 0
+        take_in = self.darks.feed if illumination is Illumination.DARK else self._feed_lit
+        return take_in(*part, rejected)
 
     def _check(self, batch: FrameBatch) -> None:
         if batch.module not in self.modules:
@@ -219,6 +236,8 @@ class MaskMaker:
         self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
             self.darks.drop_gates(exposure.gain_stage)
+        if self.light is not None:
+            self.light.restart(exposure)
 
     # ---- fitting ------------------------------------------------------------------------------------------------------
 
@@ -371,15 +390,4 @@ class MaskMaker:
         """Compile every kernel that this detector needs, before the first frame."""
         side = tuple(min(side, asic) for side, asic in zip(self.settings.fit.tile, self.spec.asic_shape))
         small = replace(self.spec, modules=1, cells=1, module_shape=side, asic_shape=side, edge_width=0)
-        few = replace_settings(self.settings, min_frames=rehearsal.FRAMES)
-        rehearsal.rehearse(MaskMaker(small, settings=few))
-
-
-def replace_settings(settings: Settings, **fit) -> Settings:
-    """The same settings, with some of [fit] changed, and F6 on every train."""
-    lit = structs.replace(settings.features.lit, every_train=1)
-    return structs.replace(
-        settings,
-        fit=structs.replace(settings.fit, **fit),
-        features=structs.replace(settings.features, lit=lit),
-    )
+        rehearsal.rehearse(MaskMaker(small, settings=rehearsal.hurried(self.settings)))

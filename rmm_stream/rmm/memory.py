@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from ..config import Settings
 from ..detectors import DetectorSpec
+from .dark_look import LEARN, SPREADS
 from .gate import quantities, rows
 
 NARROW_BYTES = 2 + 2 + 4 + 4  # reference, count, s1, s2 of IntegerStats of at most 14 bits
@@ -30,6 +31,12 @@ def of_gate(spec: DetectorSpec, settings: Settings) -> int:
     """Bytes of a frame gate for one cell: base frames of all that it judges, and their last means, by age and by size."""
     means = 8 * (2 * settings.gate.history + 1) + 16 + 1
     return sum(len(rows(q)) * q.module_shape[1] * q.dtype.itemsize + means for q in quantities(spec).values())
+
+
+def of_look(spec: DetectorSpec, settings: Settings) -> int:
+    """Bytes of what the classifier knows of the darks of one cell and stage: the ring of three numbers, and their fits."""
+    numbers = len(quantities(spec)) + 1
+    return 8 * (numbers * (max(settings.gate.history, LEARN) + 2) + 2 * SPREADS + 1)
 
 
 def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> list[Part]:
@@ -65,4 +72,8 @@ def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> li
     maps = len(spec.stages)
     parts.append(Part("flags", "fits and publication", maps * pixels * FLAG_BYTES, True))
     parts.append(Part("frame gate", "dark frames", modules * cells * maps * of_gate(spec, settings), True))
+    if settings.light.classify != "off":
+        parts.append(
+            Part("what darks look like", "dark frames", modules * cells * maps * of_look(spec, settings), True)
+        )
     return parts

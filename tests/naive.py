@@ -5,6 +5,7 @@ Knows nothing of numba. Arrays that a kernel writes are returned here instead.
 """
 
 import math
+import statistics
 from fractions import Fraction
 
 import numpy as np
@@ -377,3 +378,28 @@ def transition(cell, codes, frames, stretch):
         out.append(seen["left"] > 0)
         seen["left"] = max(0, seen["left"] - 1)
     return out
+
+
+def neighbourhood(values):
+    """Median of five along fs of medians of five along ss; beyond the border the last value goes on. Values that are there."""
+    rows, columns = values.shape
+    inner = np.empty_like(values)
+    out = np.empty_like(values)
+    for y, x in np.ndindex(values.shape):
+        inner[y, x] = np.median([values[min(max(y + k, 0), rows - 1), x] for k in range(-2, 3)])
+    for y, x in np.ndindex(values.shape):
+        out[y, x] = np.median([inner[y, min(max(x + k, 0), columns - 1)] for k in range(-2, 3)])
+    return out
+
+
+def along_lines(values, places):
+    """Lowest and highest median of the values there are on the four lines of five pixels through each place."""
+    out = []
+    for y, x in places.tolist():
+        medians = []
+        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            line = [(y + k * dy, x + k * dx) for k in range(-2, 3)]
+            there = [values[b, a] for b, a in line if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
+            medians.append(statistics.median([v for v in there if not math.isnan(v)]))
+        out.append((min(medians), max(medians)))
+    return tuple(np.array(out).T)

@@ -47,6 +47,19 @@ def test_a_jump_is_held_and_what_was_published_stays():
     assert policy.held == {KEY: held}
 
 
+def test_what_turns_in_several_fits_in_a_row_is_one_jump():
+    policy = begun()
+    assert policy.judge(fit(np.s_[40:42, 3:20])).newly_bad == 34
+    for _ in range(8):
+        assert policy.judge(fit(np.s_[40:42, 3:20])) is None
+    reason = policy.judge(fit(np.s_[40:42, 3:22])).reason
+    assert reason.startswith(
+        "4 of 1,800 pixels would turn bad at once beside 34 in the fits before (2.1 %; policy.max_new"
+    )
+    assert policy.judge(fit(np.s_[40:42, 3:20])) is None
+    assert policy.judge(fit(np.s_[40:42, 3:22])).newly_bad == 4, "ten fits later it is none"
+
+
 def test_a_jump_over_the_whole_module_names_how_many_asics():
     assert "on 2 of 2 ASICs: OFFSET 600, NOISE 600" in begun().judge(fit(BEAM, bit=DARK)).reason
 

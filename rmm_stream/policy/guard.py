@@ -2,7 +2,11 @@
 
 A beam that has moved, a dark with light in it, or a power supply that hums, turns thousands of pixels at once. A hit-finder
 that lost a third of its detector for that would switch the mask off. Sees fitted bits only: overlays are nobody's jump.
+
+What turns thousands of pixels turns the strong ones first: a jump is what turns within several fits in a row.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +15,50 @@ from ..config import Policy
 from ..detectors import DetectorSpec
 from ..mask import BadPixel
 
+AT_ONCE = 10  # fits; what turns within them counts as one jump
+
+
+class Turned(NamedTuple):
+    """How many pixels of a map turned bad, and good, in each of its last fits that were let out; the newest last."""
+
+    bad: tuple[int, ...] = ()
+    good: tuple[int, ...] = ()
+
+    def after(self, bad: int, good: int) -> "Turned":
+        """With one fit more."""
+        return Turned((*self.bad, bad)[1 - AT_ONCE :], (*self.good, good)[1 - AT_ONCE :])
+
+
+NOTHING = Turned()
+
 
 def objection(
-    spec: DetectorSpec, limits: Policy, before: NDArray | None, after: NDArray, familiar: BadPixel, analysed: NDArray
+    spec: DetectorSpec,
+    limits: Policy,
+    before: NDArray | None,
+    after: NDArray,
+    familiar: BadPixel,
+    analysed: NDArray,
+    lately: Turned = NOTHING,
 ) -> str:
     """ "" where a map may go out, else why not, in one line.
 
     before: (ss, fs) uint8 flags as published, None where there are none yet, when only `max_bad` limits. after: as they would
     be. familiar: features that had spoken before; what one says for the first time is no jump. analysed: (ss, fs) bool,
-    pixels that are not masked by geometry or by hand.
+    pixels that are not masked by geometry or by hand. lately: what turned in the fits before this one.
     """
     bad, pixels = (after != 0) & analysed, int(analysed.sum())
     if before is not None:
         known = np.uint8(familiar | BadPixel.NO_DATA)
         was_bad = before != 0
         for turned, word in ((bad & (after & known != 0) & ~was_bad, "bad"), (was_bad & ~bad & analysed, "good")):
-            n = int(np.count_nonzero(turned))
-            if n > limits.max_new * pixels:
+            n, earlier = int(np.count_nonzero(turned)), sum(getattr(lately, word))
+            if n and n + earlier > limits.max_new * pixels:
+                since = f" beside {earlier:,} in the fits before" if earlier else ""
                 return (
-                    f"{n:,} of {pixels:,} pixels would turn {word} at once ({_percent(n, pixels)}; policy.max_new = "
-                    f"{limits.max_new:g}){_where(spec, turned)}{_why(after if word == 'bad' else before, turned)}"
+                    f"{n:,} of {pixels:,} pixels would turn {word} at once{since} ({_percent(n + earlier, pixels)}; "
+                    f"policy.max_new = {limits.max_new:g}){_where(spec, turned)}"
+                    f"{_why(after if word == 'bad' else before, turned)}"
                 )
     n, most = int(np.count_nonzero(bad)), limits.max_bad * pixels
     if n > most and (before is None or int(np.count_nonzero(was_bad & analysed)) <= most):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..config import Policy
 from ..detectors import DetectorSpec
 from ..mask import FITTED, BadPixel, Held, MapChange, MapFit, MapKey, Mask
-from .guard import objection
+from .guard import NOTHING, Turned, objection
 from .hysteresis import NONE, Streaks, settle
 from .overlay import lay_over, overlay
 
@@ -26,13 +26,14 @@ class _Map:
     """What the policy remembers of one map. Mutable.
 
     published: None: nothing yet. held: the jump that waits. rejected: the present jump was dismissed.
-    latest: the last fit, while the mask is pinned.
+    lately: what turned in the last fits. latest: the last fit, while the mask is pinned.
     """
 
     published: MapChange | None = None
     streaks: Streaks = field(default=NONE)
     held: Held | None = None
     rejected: bool = False
+    lately: Turned = field(default=NOTHING)
     latest: MapFit | None = None
 
 
@@ -77,13 +78,17 @@ class MaskPolicy:
             )  # fmt: skip
         change = self._change(fit, settled, judged, before)
         if change is None:
-            state.held, state.rejected = None, False
+            state.held, state.rejected, state.lately = None, False, state.lately.after(0, 0)
             return None
         analysed = self._above(fit.key.module) == 0
-        why = objection(self.spec, self.settings, before and before.flags, change.flags, familiar, analysed)
+        why = objection(
+            self.spec, self.settings, before and before.flags, change.flags, familiar, analysed, state.lately
+        )
         if why:
             return self._hold(state, change, why)
         state.published, state.held, state.rejected = change, None, False
+        if familiar == judged and before is not None:  # what a feature says for the first time is no jump
+            state.lately = state.lately.after(change.newly_bad, change.newly_good)
         return change
 
     # ---- what the guard keeps back ----
@@ -119,7 +124,7 @@ class MaskPolicy:
         return state.held
 
     def _let_out(self, state: _Map) -> MapChange:
-        state.published, state.held = state.held.proposed, None
+        state.published, state.held, state.lately = state.held.proposed, None, NOTHING
         return state.published
 
     # ---- stored masks ----

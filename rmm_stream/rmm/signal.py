@@ -1,7 +1,8 @@
-"""Bragg spots are not bad pixels: on sample data what is high together with a neighbour is held back as suspected signal.
+"""The light of a sample is no bad pixel: what is off together with its surroundings is signal, and taken, or held, back.
 
-A crystal that turns slowly, or rests, puts its spots on the same pixels in many frames, where no time window tells them
-from hot pixels. Their shape does: a spot is wider than a pixel, a bad pixel is high alone.
+Rings of powder and solvent, the streak of a jet and the shadow of a beamstop are wider than five pixels: a pixel is compared
+with its neighbourhood as well as with its tile. Bragg spots are narrower, but wider than a pixel. A crystal that turns slowly,
+or rests, puts them on the same pixels in many frames, where no time window tells them from hot pixels; their shape does.
 """
 
 import numpy as np
@@ -9,6 +10,36 @@ from numpy.typing import NDArray
 
 LEAST = 4.0  # sigma of the map; below, one good pixel in a hundred has a neighbour that is as high by chance
 ALIKE = 0.4  # of the pixel's own SNR; the flank of a spot that is two to four pixels wide
+
+#: Four lines of five pixels through the middle one, (line, pixel, axis).
+LINES = np.array([[(k * dy, k * dx) for k in range(-2, 3)] for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))])
+
+
+def neighbourhood(values: NDArray) -> NDArray:
+    """(ss, fs): the median of five along fs of the medians of five along ss about each pixel. nan takes no part.
+
+    In place of what is missing, or beyond the border, one of the others counts twice."""
+    return _median_of_five(_median_of_five(values, 0), 1)
+
+
+def _median_of_five(values: NDArray, axis: int) -> NDArray:
+    padded = np.pad(values, [(2, 2) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+    n = values.shape[axis]
+    a, b, c, d, e = (np.moveaxis(padded, axis, 0)[k : k + n] for k in range(5))
+    low, high = np.fmin, np.fmax  # of a number and nan: the number
+    f, g = high(low(a, b), low(d, e)), low(high(a, b), high(d, e))
+    return np.moveaxis(high(low(f, g), low(high(f, g), c)), 0, axis)
+
+
+def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
+    """(k,) each: the lowest and the highest of the medians of five pixels about a place, along rows, columns and diagonals.
+
+    values: (ss, fs), nan takes no part, but has a value at the places. places: (k, 2) int64. A streak, or the edge of a shadow,
+    runs through one of the four lines, and is its median; a pixel that is off alone is none's."""
+    padded = np.pad(values, 2, constant_values=np.nan)
+    at = places[:, None, None, :] + 2 + LINES
+    medians = np.nanmedian(padded[at[..., 0], at[..., 1]], axis=-1)
+    return medians.min(axis=1), medians.max(axis=1)
 
 
 def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
@@ -24,3 +55,11 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
     three = np.maximum(beside, high[:, 1:-1])
     neighbour = np.maximum(np.maximum(three[:-2], three[2:]), beside[1:-1])
     return neighbour >= np.maximum(LEAST, ALIKE * snr)  # false for nan
+
+
+def swings(judged: NDArray, above: NDArray, below: NDArray, min_share: float) -> NDArray:
+    """(ss, fs) bool: pixels that are far below about as often as far above. That is noise: light is on one side.
+
+    judged, above, below: (ss, fs) frames. min_share: of the frames, the least on either side."""
+    rarer, commoner = np.minimum(above, below), np.maximum(above, below)
+    return (rarer >= min_share * judged) & (4 * rarer >= commoner) & (rarer > 0)

@@ -14,7 +14,7 @@ from ..mask import BadPixel
 from .features import FEATURES, FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
 from .kernels import marks
 from .outliers import judge, tiles
-from .signal import spot_shaped
+from .signal import along_lines, neighbourhood, spot_shaped, swings
 from .stats import Moments
 
 #: Features of F6, which has windows of its own.
@@ -66,15 +66,15 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                 for cut, out in ((fit.cut, flags), (fit.clear_cut, doubtful)):
                     _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
-            bright = feature.spots and source.sample
-            asked, staying, found = _fitted(feature, spec, settings, source, usable, whole, bright)
+            sample = feature.needs in LIT and source.sample
+            asked, staying, found = _fitted(feature, spec, settings, source, usable, whole, sample)
             maps.append(found)
             if feature.only is None:
                 no_data |= usable & np.isnan(found.model)
             if feature.needs is Needs.LIT_MEAN:
                 no_data |= source.blind
-            if bright:  # the shape in one feature holds for those that follow it
-                spots |= _spots(found, seen, least)
+            if feature.spots and sample:  # the shape in one feature holds for those that follow it
+                spots |= _spots(found, seen, least) & ~_swings(source, settings)
                 far = found.snr if feature.above_only else np.abs(found.snr)
                 suspected |= (far > fit.cut) & asked & spots  # false for nan
                 asked, staying = asked & ~spots, staying & ~spots
@@ -121,6 +121,10 @@ def _spots(found: FeatureMap, seen: Evidence, least: int) -> NDArray:
     return (found.snr > 0) & spot_shaped(found.snr, np.isnan(found.values) & known & ~seen.excluded)
 
 
+def _swings(lit: LitCell, settings: Settings) -> NDArray:
+    return swings(lit.judged, lit.above, lit.below, settings.features.lit_rate.min_share)
+
+
 def _fitted(
     feature: FittedFeature,
     spec: DetectorSpec,
@@ -128,11 +132,12 @@ def _fitted(
     source,
     usable: NDArray,
     whole: bool,
-    bright: bool,
+    sample: bool,
 ) -> tuple[NDArray, NDArray, FeatureMap]:
     """(pixels that may be flagged, that may stay so, the map of a feature over the usable pixels); (ss, fs) bool but the last.
 
-    bright: the scale of their neighbours is wanted too. Where only few pixels may be flagged, tiles without one are not fitted.
+    sample: those far from the model are compared with the lines through them, too, and the scale of neighbours is wanted. Where
+    only few pixels may be flagged, tiles without one are not fitted.
     """
     lit = settings.features.lit
     tile = lit.window if feature.needs in LIT and lit.window else settings.fit.tile
@@ -143,11 +148,20 @@ def _fitted(
         asked, staying = (usable & feature.only(values, settings, to_stay) for to_stay in (False, True))
     if not whole and not staying.any():
         return asked, staying, FeatureMap(feature.name, feature.flag, values, *np.full((3, *values.shape), np.nan))
-    fitted = values if feature.only is None or whole else _near(values, staying, where)
+    about = neighbourhood(values) if sample and feature.only is None else 0.0
+    fitted = values - about if feature.only is None or whole else _near(values, staying, where)
     _, model, scale, snr = judge(fitted, where, settings.fit, feature.floor(spec))
+    model += about
     if feature.least_scale is not None:
-        at = np.s_[:] if whole or bright else staying  # mostly hardly a pixel
+        at = np.s_[:] if whole or sample else staying  # mostly hardly a pixel
         scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
+        snr[at] = (values[at] - model[at]) / scale[at]
+    if sample:
+        far = np.argwhere(staying & (np.abs(snr) > settings.fit.clear_cut) & ~_swings(source, settings))
+        at, (lowest, highest) = tuple(far.T), along_lines(values, far)
+        model[at] = np.where(snr[at] > 0, np.maximum(model[at], highest), np.minimum(model[at], lowest))
+        if feature.least_scale is not None:
+            scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         snr[at] = (values[at] - model[at]) / scale[at]
     return asked, staying, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
 

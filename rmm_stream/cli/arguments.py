@@ -28,6 +28,6 @@ def stage_number(text: str) -> int:
 
 def natural(text: str) -> int:
     """A number of something counted from 0. Raises ArgumentTypeError."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number: expected 0, 1, 2, ...")
     return int(text)

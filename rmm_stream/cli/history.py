@@ -146,10 +146,11 @@ def _at(store: MaskStore, args: argparse.Namespace) -> int:
     what = f"version {found.version}" if found.version else "no version yet"
     print(f"train {found.train}: {what}, and {len(found.updates)} updates after it")
     for update in found.updates:
-        print(
-            f"  module {update['module']} stage {update['gain_stage']} cell {update['cell']}: +{update['newly_bad']} "
-            f"-{update['newly_good']}, after train {update['after_train']}, sequence {update['sequence']}, epoch {update['epoch']}"
+        text = (
+            "  module {module} stage {gain_stage} cell {cell}: +{newly_bad} -{newly_good}, "
+            "after train {after_train}, sequence {sequence}, epoch {epoch}"
         )
+        print(text.format(**update))
     if not found.later:
         print("nothing was published since: later trains have the same mask")
     if found.gone:
@@ -170,8 +171,8 @@ def _rollback(store: MaskStore, args: argparse.Namespace) -> int:
         store.pin(made)
         said = "no service runs on this store; the next start puts it in force"
     else:
-        made = _ask(service, RollbackRequest(args.version), args.timeout)["version"]
-        _wait_for(store, made, args.timeout)
+        least = _ask(service, RollbackRequest(args.version), args.timeout)["version"]
+        made = _wait_for(store, least, f"rollback of {args.version}", args.timeout)
         said = f"in force at {service.requests}"
     if args.json:
         print(json.dumps({"version": made, "of": args.version, "running": service is not None}))
@@ -199,13 +200,15 @@ def _ask(service: Presence, request: Request, timeout_s: float) -> dict:
     return ask(request_endpoint("tcp://127.0.0.1:0", service.requests), request, timeout_s)
 
 
-def _wait_for(store: MaskStore, number: int, timeout_s: float) -> None:
-    """Until the service has written the version. Raises TimeoutError."""
+def _wait_for(store: MaskStore, least: int, made_by: str, timeout_s: float) -> int:
+    """Until the service has written such a version, `least` or a later one. Returns its number. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
-    while not store.path(number).exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the service has not written version {number} in {timeout_s:g} s; its alarms say why")
+    while time.monotonic() < deadline:
+        for number in store.numbers():
+            if number >= least and store.version(number).made_by == made_by:
+                return number
         time.sleep(0.02)
+    raise TimeoutError(f"the service has not written the version in {timeout_s:g} s; its alarms and its log say why")
 
 
 def _last_moment(store: MaskStore) -> Making:

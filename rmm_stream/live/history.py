@@ -78,8 +78,9 @@ class History:
     def ask(self, number: int) -> None:
         """Put a version in force soon; 0: release. Raises ConfigError where there is none of that number."""
         if number and number not in self._numbers:
-            known = f"{min(self._numbers)} to {max(self._numbers)}, not all" if self._numbers else "none"
-            raise ConfigError(f"there is no version {number}; there is {known}")
+            numbers = sorted(self._numbers)
+            known = f"{len(numbers)}, from {numbers[0]} to {numbers[-1]}" if numbers else "none"
+            raise ConfigError(f"there is no version {number}; the store has {known}")
         self._requests.put(number)
 
     # Its life ---------------------------------------------------------------------------------------------------------
@@ -102,10 +103,10 @@ class History:
         except DataError as e:
             pinned = 0
             self._alarm("pin", str(e))
-        for number in [pinned] if pinned else numbers[: -LOOK_BACK - 1 : -1]:
+        for number in (*[pinned][: bool(pinned)], *numbers[: -LOOK_BACK - 1 : -1]):
             found = self._fitting("restore", number)
             if found is not None:
-                self._speak(found[1], number, pinned=bool(pinned))
+                self._speak(found[1], number, pinned=number == pinned)
                 return
 
     def step(self, status: Status, commit: bool, check: Callable[[], None]) -> None:

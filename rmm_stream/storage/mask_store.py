@@ -233,7 +233,7 @@ class MaskStore:
     def _known(self, number: int) -> None:
         if not self.path(number).exists():
             numbers = self.numbers()
-            known = f"{numbers[0]} to {numbers[-1]}, not all" if numbers else "none"
+            known = f"{len(numbers)}, from {numbers[0]} to {numbers[-1]}" if numbers else "none"
             raise ConfigError(f"{self.folder} has no version {number}; it has {known}")
 
     def _before(self, newest: int, now: Mapping[int, NDArray]) -> tuple[int, Mapping[int, NDArray]]:

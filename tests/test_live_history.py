@@ -144,6 +144,14 @@ def test_a_version_holds_what_was_published_not_what_the_status_says(life):
     assert mask.flags[0, 1, 5, 5] == BadPixel.NO_DATA
 
 
+def test_a_corrupt_train_id_keeps_no_version_from_being_written(life):
+    for n in range(2):
+        module = replace(life.status.modules[0], train_id=2**64 - 1, first_train=2**64 - 1, frames=1, fed_at=5.0)
+        life.publish((5, n), train=2**64 - 1)
+        life.step(commit=True, modules={**life.status.modules, 0: module})
+    assert [life.history.store.version(number).last_train for number in (1, 2)] == [2**64 - 1] * 2
+
+
 def test_no_version_is_written_for_a_shard_that_is_anothers(life):
     def lost():
         raise LeaseLost("generation 8")

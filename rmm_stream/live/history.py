@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 ENDED_S = 30.0  # least time between two versions because an exposure ended
 RETRY_S = 10.0  # after a failure
 LONGEST_JOURNAL = 100_000  # updates; a version is due then
+HIGHEST_TRAIN = 2**64 - 1
 LOOK_BACK = 100  # versions that are looked at for one that fits
 
 
@@ -202,7 +203,7 @@ class History:
         self.version, self._numbers = number, self._numbers | {number}
         self._written, self._wanted = now, ""
         self._last = status.latest.train_id or self._last
-        self._first = self._last + 1
+        self._first = min(self._last + 1, HIGHEST_TRAIN)  # a corrupt id may be any
         self._journal = Journal(self.store.journal(number))
         log.info("version %d is written: %s", number, why, extra={"event": "version", "version": number})
         try:

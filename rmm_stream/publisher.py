@@ -29,7 +29,7 @@ HWM = 16  # messages per peer; a slow one loses the rest, sees the gap, and asks
 LINGER_MS = 1000
 MARGIN = 1 << 20  # bytes beyond the limit of a request that are still read, to say that it is too large
 
-Request = wire.ExposeRequest | wire.CommitRequest
+Request = wire.Request
 
 
 class _Outlet:
@@ -47,9 +47,10 @@ class Publisher:
 
     settings: endpoints (port 0 or * takes a free one) and the time between heartbeats.
     layout: (stages, cells, ss, fs) of a module's mask. shards: what this process will own.
-    on_request: called in the publishing thread with an ExposeRequest or CommitRequest; it must not block. It returns a
-        dict of plain values for the reply, or raises RmmError, whose text goes to the one who asked.
+    on_request: called in the publishing thread with a Request; it must not block. It returns a dict of plain values for
+        the reply, or raises RmmError, whose text goes to the one who asked.
     alive: whether the worker makes progress; no heartbeat leaves while it does not, and every client sees it.
+    on_update: called in the publishing thread with each update that left; it must not block.
 
     `published`, `snapshots`, ... of `counts`, and `malformed` by reason, may be read from any thread.
     Raises ConfigError for a mask beyond the limits of the wire.
@@ -64,6 +65,7 @@ class Publisher:
         config_digest: str,
         on_request: Callable[[Request], dict],
         alive: Callable[[], bool],
+        on_update: Callable[[MaskUpdate], None] = lambda update: None,
     ):
         self.epoch = os.urandom(8).hex()
         self.updates_endpoint = ""  # both are known after bind()
@@ -71,12 +73,12 @@ class Publisher:
         self.failure: BaseException | None = None  # what ended the thread before stop()
         self._settings, self._detector, self._layout = settings, detector, wire.Layout(*layout)
         self._generation, self._digest = 0, config_digest
-        self._on_request, self._alive = on_request, alive
+        self._on_request, self._alive, self._on_update = on_request, alive, on_update
         self._outlets = {shard.name: _Outlet(shard) for shard in shards}
         self._version = self._train_id = 0
         self._counts: Counter[str] = Counter()
         self._malformed: Counter[str] = Counter()
-        self._pending: queue.SimpleQueue[tuple[MapChange, int] | None] = queue.SimpleQueue()
+        self._pending: queue.SimpleQueue[tuple[MapChange, int] | threading.Event | None] = queue.SimpleQueue()
         self._waking = threading.Lock()
         self._context: zmq.Context | None = None
         self._thread: threading.Thread | None = None
@@ -125,6 +127,13 @@ class Publisher:
     def progress(self, version: int, train_id: int) -> None:
         """Newest stored version and last train, for the next heartbeat; they go on while no map changes."""
         self._version, self._train_id = version, train_id
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until all that was given to `publish` has left. Returns whether it has."""
+        left = threading.Event()
+        self._pending.put(left)
+        self._nudge()
+        return left.wait(timeout_s)
 
     @property
     def counts(self) -> Counter[str]:
@@ -219,7 +228,10 @@ class Publisher:
                 return True
             if item is None:
                 return False
-            self._publish(*item)
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                self._publish(*item)
         self._nudge()
         return True
 
@@ -234,6 +246,7 @@ class Publisher:
         data = outlet.maps[change.key] = wire.encode_update(update)
         self._pub.send_multipart([wire.mask_topic(self._detector, change.key.module), data])
         self._counts["published"] += 1
+        self._on_update(update)
 
     def _standing(self, outlet: _Outlet) -> wire.Standing:
         return wire.Standing(

@@ -72,7 +72,14 @@ def test_snapshot_survives_the_wire(count):
         wire.SnapshotRequest(""),
         wire.ExposeRequest("dark", 2, True),
         wire.ExposeRequest("sample"),
+        wire.ExposeRequest("flat", None, False, True),
         wire.CommitRequest(),
+        wire.RollbackRequest(7),
+        wire.ReleaseRequest(),
+        wire.AcceptRequest(),
+        wire.AcceptRequest(3, 0, 351),
+        wire.RejectRequest(module=0),
+        wire.RejectRequest(cell=7),
     ],
 )
 def test_requests_survive_the_wire(request_):
@@ -208,6 +215,32 @@ def test_bad_request_is_refused_with_its_reason(fields, reason):
     refused(wire.decode_request, altered(wire.encode_request(wire.ExposeRequest("dark", 1, True)), **fields), reason)
 
 
+@pytest.mark.parametrize(
+    ("request_", "fields", "reason"),
+    [
+        (wire.RollbackRequest(7), {"version": None}, "mistyped"),
+        (wire.RollbackRequest(7), {"version": "7"}, "mistyped"),
+        (wire.RollbackRequest(7), {"version": True}, "mistyped"),
+        (wire.RollbackRequest(7), {"version": -1}, "range"),
+        (wire.RollbackRequest(7), {"version": 2**63}, "range"),
+        (wire.AcceptRequest(), {"module": 65536}, "range"),
+        (wire.AcceptRequest(), {"module": [0]}, "mistyped"),
+        (wire.AcceptRequest(), {"cell": -1}, "range"),
+        (wire.RejectRequest(), {"gain_stage": 8}, "range"),
+        (wire.RejectRequest(), {"gain_stage": False}, "mistyped"),
+        (wire.ReleaseRequest(), {"schema": 2}, "schema"),
+    ],
+)
+def test_bad_requests_about_the_history_are_refused_with_their_reason(request_, fields, reason):
+    refused(wire.decode_request, altered(wire.encode_request(request_), **fields), reason)
+
+
+def test_what_a_request_leaves_out_or_leaves_nil_means_all():
+    assert wire.decode_request(msgpack.packb({"schema": 1, "kind": "accept"})) == wire.AcceptRequest()
+    nil = {"schema": 1, "kind": "reject", "module": 2, "gain_stage": None, "cell": None}
+    assert wire.decode_request(msgpack.packb(nil)) == wire.RejectRequest(2)
+
+
 def test_a_zip_bomb_costs_no_more_than_its_shape():
     bomb = altered(UPDATE, flags=zlib.compress(bytes(50_000_000)))
     tracemalloc.start()
@@ -238,7 +271,9 @@ def reasons(message: bytes) -> set[str]:
 
 
 DECODERS = (wire.decode_update, wire.decode_heartbeat, wire.decode_snapshot, wire.decode_request, wire.decode_reply)
-GOOD = (UPDATE, BEAT, SNAPSHOT, wire.encode_request(wire.CommitRequest()), wire.encode_reply(wire.Reply({})))
+GOOD = (UPDATE, BEAT, SNAPSHOT, wire.encode_request(wire.CommitRequest()),
+        wire.encode_request(wire.RollbackRequest(3)), wire.encode_request(wire.AcceptRequest(1, 0, 2)),
+        wire.encode_reply(wire.Reply({})))  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)

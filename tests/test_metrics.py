@@ -21,6 +21,7 @@ PROMISED = {
     "fit_duration_seconds", "frame_age_seconds", "queue_depth", "shard_generation", "run_active",
     "messages_malformed_total", "source_disconnects_total", "source_resets_total", "source_series_total",
     "memory_bytes", "build_info", "lit_every_train", "frames_labelled_total",
+    "mask_pinned",
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 

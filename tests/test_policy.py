@@ -110,3 +110,53 @@ def test_mask_holds_what_was_published_and_no_data_elsewhere():
     assert (mask.flags[:, :, 9, 9] == USER).all()
     assert (mask.flags[:, :, 0, 0] == EDGE).all()
     assert mask.bad().sum() == TINY.edge().sum() + 3
+
+
+# Stored versions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_restored_mask_speaks_until_fits_do():
+    before = MaskPolicy(TINY)
+    before.judge(fit((5, 5)))
+    policy = MaskPolicy(TINY, settings=AT_ONCE)
+    (change,) = policy.restore({0: before.mask(0)})
+    assert (change.key, change.judged, change.frames, change.train_id) == (KEY, JUDGED, 200, 7)
+    assert change.flags[5, 5] == OFFSET
+    assert not policy.pinned
+    after = policy.judge(fit((6, 6)))
+    assert (after.newly_bad, after.newly_good) == (1, 1)
+
+
+def test_a_restored_mask_lies_under_the_overlay_of_today():
+    static = np.zeros(SHAPE, bool)
+    static[5, 5] = True
+    before = MaskPolicy(TINY, {0: overlay(TINY, static)})
+    before.judge(fit((6, 6)))
+    (change,) = MaskPolicy(TINY).restore({0: before.mask(0)})
+    assert (change.flags[5, 5], change.flags[6, 6], change.flags[0, 0]) == (0, OFFSET, EDGE)
+
+
+def test_while_pinned_fits_change_nothing_and_release_brings_back_what_they_say():
+    old = MaskPolicy(TINY)
+    old.judge(fit((5, 5)))
+    policy = MaskPolicy(TINY)
+    policy.judge(fit((6, 6)))
+    (change,) = policy.pin({0: old.mask(0)})
+    assert (change.flags[5, 5], change.flags[6, 6], change.newly_bad, change.newly_good) == (OFFSET, 0, 1, 1)
+    assert policy.pinned
+    assert policy.judge(fit((6, 6), (7, 7))) is None
+    assert policy.mask(0).flags[0, 1, 5, 5] == OFFSET
+    (change,) = policy.release()
+    assert (change.flags[5, 5], change.flags[6, 6], change.flags[7, 7]) == (0, OFFSET, OFFSET)
+    assert not policy.pinned
+    assert policy.judge(fit((6, 6), (7, 7))) is None
+    assert policy.release() == []
+
+
+def test_a_pin_takes_back_maps_that_were_not_judged_then():
+    policy = MaskPolicy(TINY)
+    empty = policy.mask(0)
+    policy.judge(fit())
+    (change,) = policy.pin({0: empty})
+    assert change.judged == 0
+    assert change.flags[5, 5] == NO_DATA

@@ -531,7 +531,9 @@ HOSTILE = [
     ([b"id", msgpack.packb({"schema": 1, "kind": "snapshot", "shard": 7})], "mistyped"),
     ([b"id", msgpack.packb({"schema": 1, "kind": "snapshot", "shard": "m99-c000-000"})], "unknown_shard"),
     ([b"id", msgpack.packb({"schema": 1, "kind": "explode"})], "unknown_request"),
-    ([b"id", msgpack.packb({"schema": 1, "kind": "rollback", "version": 3})], "not_offered"),
+    ([b"id", msgpack.packb({"schema": 1, "kind": "explain"})], "not_offered"),
+    ([b"id", msgpack.packb({"schema": 1, "kind": "rollback", "version": -3})], "range"),
+    ([b"id", msgpack.packb({"schema": 1, "kind": "accept", "module": "all"})], "mistyped"),
 ]
 
 
@@ -677,3 +679,15 @@ def test_a_frozen_publisher_is_stale_and_refused_when_it_wakes_beside_its_replac
             until(lambda: client.counts["fenced"] > fenced)
             assert has(client, (0, 0), 252)
             assert client.generation == 2
+
+
+def test_each_update_is_told_as_it_left_and_settled_once_all_have():
+    told = []
+    publisher = make()
+    publisher._on_update = told.append
+    with publisher:
+        for n in range(40):
+            publisher.publish(traffic.change(n % 7), version=n)
+        assert publisher.settle(PATIENCE_S)
+        assert [(update.sequence, update.version) for update in told] == [(n + 1, n) for n in range(40)]
+        assert {update.epoch for update in told} == {publisher.epoch}

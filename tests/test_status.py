@@ -10,6 +10,7 @@ from example_status import EDGE, NO_DATA, NOISE, OFFSET, change, running, with_m
 from rmm_stream.frames import Exposure, Illumination
 from rmm_stream.live.status import (
     Histogram,
+    ModuleStatus,
     SourceStatus,
     assemble,
     bad_by_flag,
@@ -122,3 +123,15 @@ def test_the_description_is_plain_json():
     assert found["sources"][0]["series"] == {"3": 1}
     assert (found["sources"][0]["disconnects"], found["sources"][0]["resets"]) == (2, 6)
     assert (found["modules"][0]["frames"], found["modules"][0]["suspected"]) == (10, 12)
+
+
+def test_the_latest_module_is_the_one_fed_last_whatever_its_train_says():
+    older, latest = (
+        ModuleStatus(n, 1, train_id=train, fed_at=at) for n, train, at in ((3, 2**63, 98.0), (4, 77, 99.0))
+    )
+    assert running(modules={3: older, 4: latest}).latest is latest
+
+
+def test_a_pin_is_described():
+    assert describe(running(pinned=12), 100.0, 30.0)["pinned"] == 12
+    assert describe(running(), 100.0, 30.0)["pinned"] == 0

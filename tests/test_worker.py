@@ -20,6 +20,7 @@ from rmm_stream.live import worker as worker_file
 from rmm_stream.live.crew import Lane
 from rmm_stream.live.prepare import prepare
 from rmm_stream.live.receiver import Receiver
+from rmm_stream.live.requests import Accept, Pin, Reject, Release, Restore
 from rmm_stream.live.status import NOBODY_SAYS, ModuleStatus, Status, describe
 from rmm_stream.live.worker import Expose, Worker, select
 from rmm_stream.mask import BadPixel, MapFit, MapKey
@@ -616,3 +617,70 @@ def half_bad():
     flags = np.zeros(TINY.module_shape, np.uint8)
     flags[:32] = BadPixel.OFFSET
     return flags
+
+
+# What operators ask ---------------------------------------------------------------------------------------------------
+
+
+class AskedPolicy(MaskPolicy):
+    """Notes which maps it is asked about."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.asked = []
+
+    def accept(self, where):
+        keys = [MapKey(module, stage, cell) for module in (0, 1) for stage in (0, 1) for cell in self.cells]
+        self.asked.append([key for key in keys if where(key)])
+        return [change] if (change := self.judge(fit_of(1, bad=2))) else []
+
+    def reject(self, where):
+        return [MapKey(0, 0, 2)] if where(MapKey(0, 0, 2)) else []
+
+
+def test_accept_and_reject_ask_the_policy_and_publish_what_it_lets_out(caplog):
+    caplog.set_level("INFO")
+    worker, published = make(modules=(0, 1))
+    worker._policy = policy = AskedPolicy(TINY)
+    for place in ((), (1, None, 2)):
+        worker.requests.put(Accept(*place))
+    worker.requests.put(Reject(cell=2))
+    worker.step()
+    assert [len(keys) for keys in policy.asked] == [12, 2]
+    assert policy.asked[1] == [MapKey(1, 0, 2), MapKey(1, 1, 2)]
+    assert [change.newly_bad for change in published] == [2]
+    assert worker.status.changes[0][MapKey(0, 0, 1)] is published[0]
+    assert "accept what is held of module 1, cell 2" in caplog.text
+    assert "reject what is held of cell 2: 1 maps dismissed, 0 maps published" in caplog.text
+
+
+def test_a_pin_is_out_before_the_next_frame_counts_and_shows_until_release():
+    before, stored = MaskPolicy(TINY, cells=range(3)), []
+    before.judge(fit_of(1, bad=3))
+    stored.append(before.mask(0))
+    maker = FakeMaker([fit_of(1, bad=1)])
+    worker, published = make(maker, cells=range(1, 3))
+    worker.requests.put(Pin(7, stored, range(3)))
+    put(worker, make_batch())
+    worker.step()
+    assert [change.key for change in published] == [MapKey(0, 0, 1)]
+    assert np.count_nonzero(published[0].flags == BadPixel.OFFSET) == 3
+    assert worker.status.pinned == 7
+    assert worker.status.modules[0].judged == 1
+    assert maker.fits == [], "fits go on"
+    worker.requests.put(Release())
+    worker.step()
+    assert worker.status.pinned == 0
+    assert [(change.newly_bad, change.newly_good) for change in published[1:]] == [(0, 2)]
+
+
+def test_a_restored_mask_is_no_pin(caplog):
+    caplog.set_level("INFO")
+    before = MaskPolicy(TINY)
+    before.judge(fit_of(1, bad=3))
+    worker, published = make()
+    worker.requests.put(Restore(7, [before.mask(0)], range(3)))
+    worker.step()
+    assert len(published) == 1
+    assert worker.status.pinned == 0
+    assert "the store says: version 7 speaks until fits do: 1 maps published" in caplog.text

@@ -24,3 +24,10 @@ def stage_number(text: str) -> int:
             f"{text!r} is not the number of a gain stage: expected 0 to 7, 0 = most sensitive"
         )
     return int(text)
+
+
+def natural(text: str) -> int:
+    """A number of something counted from 0. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: expected 0, 1, 2, ...")
+    return int(text)

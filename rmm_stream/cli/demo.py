@@ -7,6 +7,7 @@ in which some defects begin. Nothing in it is special: the same commands, socket
 import argparse
 import json
 import re
+import shutil
 import socket
 import sys
 import time
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"-o {args.output}: no directory can be made there ({e.strerror}); name another") from None
     for name in ("mask.h5", "peaks.npz", "truth.h5", "mask.png"):
         (directory / name).unlink(missing_ok=True)
+    # The last version of another demo would speak first.
+    shutil.rmtree(directory / "state" / "agipd1m" / "versions", ignore_errors=True)
     tree = settings(directory, max(LEAST_FLAT_TRAINS, round(args.seconds * RATE_HZ) - 3 * DARK_TRAINS))
     config = build(tree, "demo")
     file = directory / "demo.toml"

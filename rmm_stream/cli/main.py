@@ -23,6 +23,9 @@ COMMANDS = {
     "batch": ("rmm_stream.cli.batch", "the same mask maker over files"),
     "watch": ("rmm_stream.cli.watch", "print mask updates as they come, or save the present mask"),
     "expose": ("rmm_stream.cli.expose", "tell a running service what the detector sees now"),
+    "history": ("rmm_stream.cli.history", "numbered versions of the mask: list, compare, put an older one in force"),
+    "accept": ("rmm_stream.cli.accept", "publish held maps of a running service after all"),
+    "reject": ("rmm_stream.cli.reject", "dismiss held maps of a running service: what is published stays"),
 }
 
 DONE, FAILED, WRONG, LOST, INTERRUPTED = 0, 1, 2, 3, 130

@@ -298,7 +298,7 @@ class MaskClient:
         self.close()
 
 
-def ask(endpoint: str, request: wire.ExposeRequest | wire.CommitRequest, timeout: float = 5.0) -> dict:
+def ask(endpoint: str, request: wire.Request, timeout: float = 5.0) -> dict:
     """Send one operator request to a ROUTER endpoint and return what the service answers.
 
     Raises ConfigError for a wrong endpoint, TimeoutError after `timeout` s, ProtocolError where the service refuses.

@@ -213,7 +213,10 @@ class Store(Section):
     """[store]: files."""
 
     directory: str = ""  # "": $STATE_DIRECTORY, else ./state
-    mask_file: str = ""  # the complete mask, written when an exposure ends, on a request, and on exit; "": none
+    versions: bool = True  # numbered versions of the mask, in directory/<detector>/versions
+    every_s: Seconds = 300.0  # a version that nobody asked for comes at most so often, and only if something changed
+    keep: Annotated[int, Meta(ge=2)] = 1000  # versions; the oldest go first, the pinned one never
+    mask_file: str = ""  # the complete mask: a copy of the newest version; "": none
     live_file: str = ""  # the collapsed mask, replaced at every change; "": none
 
 
@@ -271,10 +274,15 @@ class Config(Section):
         return range(self.shards.cells[0], self.shards.cells[1] + 1)
 
     @property
+    def json(self) -> str:
+        """Every setting of the service, defaults too."""
+        service = msgspec.structs.replace(self, simulate=Simulate())
+        return msgspec.json.encode(service, order="deterministic").decode()
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that change when any setting of the service changes."""
-        service = msgspec.structs.replace(self, simulate=Simulate())
-        return hashlib.sha256(msgspec.json.encode(service, order="deterministic")).hexdigest()[:12]
+        return hashlib.sha256(self.json.encode()).hexdigest()[:12]
 
 
 #: Words of `source.axes`; "kind" holds analogue value and gain (raw AGIPD files).

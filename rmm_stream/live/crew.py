@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..frames import FrameBatch
+from ..mask import MapKey
+from .requests import Request
 from .status import STATES, Histogram, ModuleStatus, Status
-from .worker import Expose, Worker
+from .worker import Worker
 
 
 class Lane(NamedTuple):
@@ -40,9 +42,14 @@ class Crew:
     def error(self) -> BaseException | None:
         return next((worker.error for worker in self.workers if worker.error is not None), None)
 
-    def ask(self, request: Expose) -> None:
+    def ask(self, request: Request) -> None:
+        """Every worker gets it; what is not of its cells does not concern it."""
         for worker in self.workers:
             worker.requests.put(request)
+
+    def train(self, key: MapKey) -> int:
+        """The train of the latest frames of the worker that owns a map; 0: none yet."""
+        return next((worker.train(key.module) for worker in self.workers if key.cell in worker.status.cells), 0)
 
     def waiting(self) -> dict[str, int]:
         """Messages and requests that wait for the worker that has most of them."""
@@ -95,6 +102,7 @@ def joined(parts: Sequence[Status]) -> Status:
         exposures_ended=max(part.exposures_ended for part in parts),
         contradictions=max(part.contradictions for part in parts),
         every_train=max(part.every_train for part in parts),
+        pinned=min(part.pinned for part in parts),  # once all are
         memory=_memory([part.memory for part in parts]),
         alarms=tuple(dict.fromkeys(alarm for part in parts for alarm in part.alarms)),
         changes={
@@ -114,6 +122,7 @@ def _module(parts: Sequence[ModuleStatus]) -> ModuleStatus:
         labelled=dict(sum((Counter(part.labelled) for part in parts), Counter())),
         changed=published.changed,
         published_at=published.published_at,
+        first_train=min((part.first_train for part in parts if part.frames), default=0),
         fit_seconds=_histogram(part.fit_seconds for part in parts),
         frame_age=fed.frame_age,  # all workers see the same messages
     )

@@ -151,6 +151,7 @@ def _masks(status: Status, cache: CollapsedCache) -> Iterator[Metric]:
         ("suspected_signal_pixels", "Pixels held back as signal of the sample, summed over maps.", "suspected"),
     ):
         yield _gauge(name, text, ["module"], {(str(m.module),): getattr(m, value) for m in modules})
+    yield _gauge("mask_pinned", "1 while fits change nothing, after a rollback.", [], {(): float(status.pinned > 0)})
     yield _gauge(
         "shard_generation",
         "How often this shard has had a new owner.",

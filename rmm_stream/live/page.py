@@ -11,6 +11,7 @@ STYLE = """
 body { font: 1.1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
 h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .verdict { font-size: 1.6rem; padding: .6rem 1rem; border-left: .6rem solid }
+.pinned { font-weight: bold }
 .good { border-color: #0072b2 } .bad { border-color: #d55e00 }
 table { border-collapse: collapse } th, td { padding: .2rem .9rem .2rem 0; text-align: right; vertical-align: top }
 th:first-child, td:first-child { text-align: left }
@@ -35,8 +36,8 @@ def page(status: Status, now: float, stall_s: float) -> str:
 <h1>{escape(status.detector)}, {escape(status.shard)}</h1>
 <p class="verdict {"bad" if reason else "good"}">{"Not healthy: " + escape(reason) if reason else "Alive"}</p>
 <p>Up {_ago(now, status.started_at)}. Exposure: {escape(shown)}.
-Generation {status.generation}, update {status.sequence}.</p>
-{"<h2>Alarms</h2><ul>" + alarms + "</ul>" if alarms else ""}
+Generation {status.generation}, update {status.sequence}{_version(status)}.</p>
+{_pinned(status)}{"<h2>Alarms</h2><ul>" + alarms + "</ul>" if alarms else ""}
 <h2>Frames</h2>
 <table><tr><th>module</th><th>processed</th><th>accepted</th><th>missed</th><th>rejected</th><th>last</th></tr>
 {"".join(_frames_row(status, module, now) for module in status.modules)}</table>
@@ -47,6 +48,20 @@ Generation {status.generation}, update {status.sequence}.</p>
 <p><a href="metrics">metrics</a> <a href="healthz">health</a> <a href="api/status">status</a></p>
 </body></html>
 """
+
+
+def _version(status: Status) -> str:
+    version = max((m.version for m in status.modules.values()), default=0)
+    return f", version {version}" if version else ""
+
+
+def _pinned(status: Status) -> str:
+    if not status.pinned:
+        return ""
+    return (
+        f'<p class="pinned">Pinned to version {status.pinned} by a rollback: fits go on, and change nothing until '
+        "<code>rmm-stream history STORE release</code>.</p>\n"
+    )
 
 
 def _ago(now: float, then: float) -> str:

@@ -18,21 +18,22 @@ from msgspec import structs
 from .. import __version__
 from ..config import Config, Lit
 from ..errors import ConfigError, LeaseLost, RmmError
-from ..frames import Exposure, Illumination
-from ..mask import MapChange
-from ..publisher import Publisher, Request
+from ..mask import MapChange, MaskUpdate
+from ..publisher import Publisher
 from ..sources.zmq import ZmqSource
 from ..storage.lease import Lease
-from ..wire.masks import CommitRequest
+from ..storage.presence import Announcement
 from . import memory
 from .app import HttpServer
 from .crew import Crew
-from .files import MaskFiles, any_judged
+from .files import MaskFiles
+from .history import History
 from .notify import notify
 from .prepare import WorkerParts, prepare, state_directory
+from .questions import Questions
 from .receiver import LAST_S, Receiver
 from .status import Status, health
-from .worker import Expose, Worker
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,16 @@ class Service:
         self.config = config
         self._parts = prepare(config)
         self._source, self._tune_memory = source, tune_memory
-        self._commits = threading.Event()
         self._leases: list[Lease] = []
+        self._announcement: Announcement | None = None
         self._publisher: Publisher | None = None
         self._receiver: Receiver | None = None
         self._http: HttpServer | None = None
         self._crew = Crew([self._worker(parts) for parts in self._parts.workers])
-        self._files = MaskFiles(config.store, self._parts.spec, config.digest)
+        spec, place = self._parts.spec, state_directory(config) / self._parts.spec.name
+        self._history = History(config, spec, place, self._crew.ask) if config.store.versions else None
+        self._files = MaskFiles(config.store, spec, config.digest, history=self._history)
+        self._questions = Questions(config, spec, self._crew, self._files, self._history)
         self._fed = (-1, -1)  # turns of worker and receiver at the last sign of life
         self._lease_at = self._said_at = 0.0
         self._said_frames = 0
@@ -86,7 +90,8 @@ class Service:
         """The present Status, complete. Any thread may ask."""
         status = self._crew.status
         version, publisher = self._files.version, self._publisher
-        alarms = (*status.alarms, *self._files.alarms.values())
+        stored = {} if self._history is None else self._history.alarms
+        alarms = (*status.alarms, *self._files.alarms.values(), *stored.values())
         return replace(
             status,
             modules={number: replace(module, version=version) for number, module in status.modules.items()},
@@ -120,23 +125,10 @@ class Service:
             for worker in self._crew.workers
         )
 
-    def _on_request(self, request: Request) -> dict:
-        """In the publisher's thread: hand a request on."""
-        if isinstance(request, CommitRequest):
-            if not self.config.store.mask_file:
-                raise ConfigError("no store.mask_file is configured, so there is nowhere to write the mask to")
-            if not any_judged(self._crew.status):
-                raise ConfigError(
-                    "nothing is judged yet, so the mask file stays as it is; ask again after the first fits"
-                )
-            self._commits.set()
-            return {"mask_file": self.config.store.mask_file, "version": self._files.version + 1}
-        stages = len(self._parts.spec.stages)
-        if request.gain_stage is not None and request.gain_stage >= stages:
-            raise ConfigError(f"gain stage {request.gain_stage}; {self._parts.spec.name} has 0 to {stages - 1}")
-        exposure = Exposure(Illumination(request.illumination), request.gain_stage)
-        self._crew.ask(Expose(exposure, request.new, request.override))
-        return {"illumination": request.illumination, "gain_stage": request.gain_stage}
+    def _on_update(self, update: MaskUpdate) -> None:
+        """In the publisher's thread: an update has left."""
+        if self._history is not None:
+            self._history.note(update, self._crew.train(update.change.key))
 
     # Its life --------------------------------------------------------------------------------------------------------
 
@@ -155,8 +147,8 @@ class Service:
             spec = self._parts.spec
             layout = (len(spec.stages), spec.cells, *spec.module_shape)
             self._publisher = Publisher(
-                self.config.publish, spec.name, layout, self._parts.shards, self.config.digest, self._on_request,
-                self._alive,
+                self.config.publish, spec.name, layout, self._parts.shards, self.config.digest,
+                self._questions.answer, self._alive, self._on_update,
             )  # fmt: skip
             self._publisher.bind()
             self._parts.workers[0].maker.warm_up()
@@ -166,6 +158,11 @@ class Service:
             source = self._source or ZmqSource(settings, self._parts.decoder, spec)
             self._receiver = Receiver(source, self._crew.lanes, settings.when_full, ", ".join(settings.endpoints))
             generation = self._take_leases()
+            if self._history is not None:
+                self._history.start(self._publisher.epoch, generation, self._files.written)
+                self._announcement = Announcement(
+                    self._history.store.folder.parent, self.requests_endpoint, [s.name for s in self._parts.shards]
+                )
             self._publisher.start(generation)
             self._http.start()
             self._crew.start(generation, self._publisher.epoch, time.time())
@@ -186,12 +183,12 @@ class Service:
         if now - self._lease_at >= LEASE_S:
             self._check_leases()
             self._lease_at = now
-        commit = self._commits.is_set()
-        self._commits.clear()
+        commit = self._questions.commit_wanted()
         status = self.status()
+        if self._history is not None:
+            self._history.step(status, commit, self._check_leases)
         self._files.step(status, commit)
-        latest = max(status.modules.values(), key=lambda module: module.fed_at)  # not the highest: one may be corrupt
-        self._publisher.progress(self._files.version, latest.train_id)
+        self._publisher.progress(self._files.version, status.latest.train_id)
         self._sign_of_life(status, now)
 
     def stop(self) -> None:
@@ -211,14 +208,22 @@ class Service:
                 raise ServiceFailed(f"the last fit took more than {LAST_FIT_S:.0f} s")
             self._check_parts()
             self._check_leases()
-            if not self._files.finish(self.status()):
-                raise ServiceFailed("; ".join(self._files.alarms.values()))
+            self._finish_files()
         except LeaseLost:
             self._crew.abandon()
             raise
         finally:
             self._close()
         log.info("stopped", extra={"event": "stopped", "version": self._files.version})
+
+    def _finish_files(self) -> None:
+        """Write the last version and the files, and tell whoever hears the last heartbeat. Raises ServiceFailed."""
+        if not self._publisher.settle(CLOSE_S):
+            raise ServiceFailed(f"the publisher did not send what waits within {CLOSE_S:.0f} s")
+        whole = self._history is None or self._history.finish(self.status(), self._check_leases)
+        if not self._files.finish(self.status()) or not whole:
+            raise ServiceFailed("; ".join(self.status().alarms))
+        self._publisher.progress(self._files.version, self.status().latest.train_id)
 
     def abandon(self) -> None:
         """End at once, publishing and writing nothing more: the shard is another's, or a part has failed."""
@@ -236,6 +241,8 @@ class Service:
             self._http.stop()
         if self._publisher is not None:
             self._publisher.stop()
+        if self._announcement is not None:
+            self._announcement.withdraw()
         for lease in self._leases:
             try:
                 lease.release()

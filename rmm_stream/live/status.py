@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..frames import Exposure, Illumination
 from ..mask import BadPixel, MapChange, MapKey, Mask
 from ..policy.overlay import lay_over
+from ..storage.comparison import bad_by_flag as bad_by_flag
 
 FIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 FRAME_AGE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -56,6 +57,7 @@ class ModuleStatus:
     labelled: frames offered, by (illumination, voice). light: what the classifier can tell by now, in words; "": it is off.
     suspected: pixels that the last fits of its maps held back as signal of the sample, summed over maps.
     changed: pixels that the latest update turned bad or good. serial: grows with every change of flags.
+    first_train, train_id: of the first frames since the start and of the latest ones.
     fed_at, published_at: s, Unix, by our clock; data_at: the source's clock of the latest frames; 0: not yet.
     """
 
@@ -73,6 +75,7 @@ class ModuleStatus:
     changed: int = 0
     version: int = 0
     serial: int = 0
+    first_train: int = 0
     train_id: int = 0
     fed_at: float = 0.0
     data_at: float = 0.0
@@ -115,6 +118,7 @@ class Status:
     changes: by module, the latest published flags of each map.
     overlay: (ss, fs) uint8 EDGE | USER by module, for maps not in changes.
     cells: the memory cells of this process.
+    pinned: the stored version that fits may not change, after a rollback; 0: none.
     every_train: F6 judges one lit train in so many; more than configured while the worker is late. 0: not known yet.
     """
 
@@ -140,6 +144,7 @@ class Status:
     requests_malformed: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     memory: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     every_train: int = 0
+    pinned: int = 0
     alarms: tuple[str, ...] = ()
     changes: Mapping[int, Mapping[MapKey, MapChange]] = field(default_factory=lambda: NOTHING)
     overlay: Mapping[int, NDArray] = field(default_factory=lambda: NOTHING)
@@ -147,6 +152,11 @@ class Status:
     @property
     def frames(self) -> int:
         return sum(m.frames for m in self.modules.values())
+
+    @property
+    def latest(self) -> ModuleStatus:
+        """The module that was fed last; its train is the latest. Not the highest train: one may be corrupt."""
+        return max(self.modules.values(), key=lambda module: module.fed_at)
 
     @property
     def run_active(self) -> bool:
@@ -209,13 +219,6 @@ def collapsed(status: Status, module: int) -> NDArray:
     return out if speaking else overlay | np.uint8(BadPixel.NO_DATA)
 
 
-def bad_by_flag(flags: NDArray) -> dict[str, int]:
-    """Pixels of a collapsed mask by the name of each flag, all names always there. flags: (ss, fs) uint8."""
-    counts = np.bincount(flags.ravel(), minlength=256)
-    values = np.arange(256)
-    return {flag.name: int(counts[values & flag != 0].sum()) for flag in BadPixel}
-
-
 def describe(status: Status, now: float, stall_s: float) -> dict:
     """The status as plain values, for JSON: no arrays."""
     exposure = status.exposure
@@ -237,6 +240,7 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
         "alarms": list(status.alarms),
         "memory": dict(status.memory),
         "every_train": status.every_train,
+        "pinned": status.pinned,
         "sources": [
             {
                 "endpoint": s.endpoint,

@@ -10,19 +10,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ..config import Lit
 from ..errors import DataError
 from ..exposure import in_words
-from ..frames import Exposure, FrameBatch, Illumination
+from ..frames import FrameBatch, Illumination
 from ..mask import Held, MapChange, MapFit, MapKey
 from ..rmm.light import CLASSIFIER, Words
 from ..sources.complaints import Complaints
 from .light_alarms import light_alarms
 from .memory import held
+from .requests import Accept, Expose, Pin, Reject, Release, Request, Restore
 from .sampling import POLICIES
 from .status import NOBODY_SAYS, ModuleStatus, Status
 
@@ -35,27 +36,6 @@ RECENT_S = (
 )
 PAUSE_S = 1.0  # without frames, after which those that wait for their block are folded as they are
 MEMORY_S = 5.0  # how often the maker is asked what it holds
-
-
-@dataclass(frozen=True, slots=True)
-class Expose:
-    """Request: what the detector sees from now on. new: start its statistics afresh. override: over the stream's word.
-
-    UNKNOWN takes the operator's word back; with override it is one, and no frame is used whatever the stream says.
-    """
-
-    exposure: Exposure
-    new: bool = False
-    override: bool = False
-
-    @property
-    def withdrawn(self) -> bool:
-        return self.exposure.illumination is Illumination.UNKNOWN and not self.override
-
-    def __str__(self) -> str:
-        if self.withdrawn:
-            return "nothing any more"
-        return in_words(self.exposure) + ", afresh" * self.new + ", over the stream's word" * self.override
 
 
 def select(batch: FrameBatch, cells: range) -> FrameBatch:
@@ -72,7 +52,7 @@ def select(batch: FrameBatch, cells: range) -> FrameBatch:
 class Worker:
     """A loop over `step`; its thread is made by `start`. Tests call `step` themselves.
 
-    frames: queue of messages, each a sequence of FrameBatch. requests: queue of Expose. publish: takes a MapChange.
+    frames: queue of messages, each a sequence of FrameBatch. requests: queue of Request. publish: takes a MapChange.
     clock: s, Unix. lit: how often F6 judges, and what to do when that takes too long.
     """
 
@@ -99,6 +79,7 @@ class Worker:
         self._alarms: dict[str, str] = {}  # by what they are about
         self._denied: tuple[str, ...] = ()  # alarms about frames that are not what they are declared as
         self._memory_at = -MEMORY_S
+        self._pinned = 0  # the version
         self._news = False
         self._paused = True  # nothing waits for its block
         self._data_at = 0.0  # data time of the latest frames, s
@@ -159,6 +140,7 @@ class Worker:
                 labelled=_added(module.labelled, labels),
                 light="" if light is None else light.in_words(batch.module, labelled.exposure),
                 nbytes=module.nbytes + mine.pixels.nbytes + (0 if mine.gain is None else mine.gain.nbytes),
+                first_train=module.first_train if module.frames else int(mine.train_id[0]),
                 train_id=int(mine.train_id[-1]),  # not the highest: one corrupt id would stay for good
                 fed_at=now,
                 data_at=batch.timestamp,
@@ -190,10 +172,34 @@ class Worker:
             except queue.Empty:
                 return asked
             asked = True
-            self._labeler.operator(None if request.withdrawn else request.exposure, request.override)
-            if request.new and not request.withdrawn:
-                self._maker.restart(request.exposure)
-            log.info("the operator says: %s", request, extra={"event": "expose"})
+            self._do(request)
+
+    def _do(self, request: Request) -> None:
+        """One request. What it changes is out before the next frame counts."""
+        said, changes = "", []
+        match request:
+            case Expose():
+                self._labeler.operator(None if request.withdrawn else request.exposure, request.override)
+                if request.new and not request.withdrawn:
+                    self._maker.restart(request.exposure)
+            case Pin():
+                changes = self._policy.pin(request.masks_of(self.status.cells))
+                self._pinned = request.version
+            case Release():
+                changes, self._pinned = self._policy.release(), 0
+            case Restore():
+                changes = self._policy.restore(request.masks_of(self.status.cells))
+            case Accept():
+                changes = self._policy.accept(request.holds)
+            case Reject():
+                said = f"{len(self._policy.reject(request.holds))} maps dismissed, "
+        for change in changes:
+            self._let_out(change)
+        self._modules = {number: self._note_held(module) for number, module in self._modules.items()}
+        if not isinstance(request, Expose):
+            said = f": {said}{len(changes)} maps published"
+        voice = "the store" if isinstance(request, Restore) else "the operator"
+        log.info("%s says: %s%s", voice, request, said, extra={"event": type(request).__name__.lower()})
 
     def _fit_some(self, busy: bool) -> int:
         """Fit the maps with most news within the budget. Returns how many. busy: a message came, and the next is on its way.
@@ -225,19 +231,23 @@ class Worker:
                 module = self._note_held(module)
             before = self._suspected.get(fit.key, 0)
             now = self._suspected[fit.key] = 0 if fit.suspected is None else int(np.count_nonzero(fit.suspected))
-            changes = {
-                "fit_seconds": module.fit_seconds.add(seconds),
-                "suspected": module.suspected + now - before,
-            }
+            self._modules[fit.key.module] = replace(
+                module, fit_seconds=module.fit_seconds.add(seconds), suspected=module.suspected + now - before
+            )
             if change is not None:
-                self._publish(change)
-                self._changes[fit.key.module][fit.key] = change
-                changes |= {
-                    "changed": change.newly_bad + change.newly_good,
-                    "serial": module.serial + 1,
-                    "published_at": self._clock(),
-                }
-            self._modules[fit.key.module] = replace(module, **changes)
+                self._let_out(change)
+
+    def _let_out(self, change: MapChange) -> None:
+        """Publish one change, and note it."""
+        self._publish(change)
+        number = change.key.module
+        self._changes[number][change.key] = change
+        self._modules[number] = replace(
+            self._modules[number],
+            changed=change.newly_bad + change.newly_good,
+            serial=self._modules[number].serial + 1,
+            published_at=self._clock(),
+        )
 
     def _note_held(self, module: ModuleStatus) -> ModuleStatus:
         """How many maps of a module the guard keeps back, and the alarm that says why."""
@@ -293,11 +303,16 @@ class Worker:
             memory=memory,
             alarms=(*self._alarms.values(), *self._denied),
             every_train=self._maker.every_train,
+            pinned=self._pinned if self._policy.pinned else 0,
             turns=self.status.turns + 1,
             turned_at=now,
         )
 
     # Its thread -------------------------------------------------------------------------------------------------------
+
+    def train(self, module: int) -> int:
+        """The train of the latest frames of a module; 0: none yet. Any thread may ask."""
+        return self._modules[module].train_id
 
     def idle_s(self) -> float:
         """Seconds since the loop last turned, whatever happens to the system's clock. Any thread may ask."""

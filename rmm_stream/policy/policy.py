@@ -5,7 +5,7 @@ of time, only of the order of fits.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class _Map:
     """What the policy remembers of one map. Mutable.
 
     published: None: nothing yet. held: the jump that waits. rejected: the present jump was dismissed.
-    lately: what turned in the last fits. latest: the last fit, while the mask is pinned.
+    lately: what turned in the last fits.
     """
 
     published: MapChange | None = None
@@ -34,14 +34,13 @@ class _Map:
     held: Held | None = None
     rejected: bool = False
     lately: Turned = field(default=NOTHING)
-    latest: MapFit | None = None
 
 
 class MaskPolicy:
     """The published flags of some modules and cells. Mutable; one owner.
 
     overlays: per module (ss, fs) uint8 of overlay.overlay(); modules that lack get their edge pixels.
-    pinned: what is published stays, whatever fits say, until release().
+    While it is pinned everything goes on, and nothing is published until release().
     """
 
     def __init__(
@@ -54,18 +53,17 @@ class MaskPolicy:
         self.spec, self.settings = spec, settings
         self.cells = range(spec.cells) if cells is None else cells
         self.overlays = dict(overlays or {})
-        self.pinned = False
         self._edge = overlay(spec)
         self._maps: dict[MapKey, _Map] = {}
+        self._pins: dict[MapKey, MapChange] | None = None  # what is in force while it is pinned
 
     def judge(self, fit: MapFit) -> MapChange | Held | None:
         """What a fit makes of what is published; None: nothing changes. Held: a jump that waits; what was published stays."""
-        if not fit.judged:
-            return None
+        said = self._judge(fit) if fit.judged else None
+        return None if self.pinned and isinstance(said, MapChange) else said
+
+    def _judge(self, fit: MapFit) -> MapChange | Held | None:
         state = self._maps.setdefault(fit.key, _Map())
-        if self.pinned:
-            state.latest = fit
-            return None
         before = state.published
         if before is None:
             judged = familiar = fit.judged
@@ -104,7 +102,7 @@ class MaskPolicy:
         for key, state in self._maps.items():
             if state.held is not None and where(key):
                 changes.append(self._let_out(state))
-        return changes
+        return [] if self.pinned else changes
 
     def reject(self, where: Callable[[MapKey], bool] = lambda key: True) -> list[MapKey]:
         """An operator dismisses what is held: it is neither confirmed nor reported again until the jump has gone away."""
@@ -130,38 +128,56 @@ class MaskPolicy:
     # ---- stored masks ----
 
     def restore(self, masks: Mapping[int, Mask]) -> list[MapChange]:
-        """A stored mask speaks from now on, until fits do. Maps that were never judged in it are passed over."""
-        changes = []
-        for module, mask in masks.items():
-            for stage, at in np.argwhere(mask.judged != 0).tolist():
-                key, judged = MapKey(module, stage, self.cells[at]), BadPixel(int(mask.judged[stage, at]))
-                flags = mask.flags[stage, at] & ANALYSED
-                fit = MapFit(key, flags, flags, judged, int(mask.frames[stage, at]), mask.train_id, 0.0)
-                state = self._maps.setdefault(key, _Map())
-                change = self._change(fit, flags, judged, state.published)
-                if change is not None:
-                    self._maps[key] = _Map(change, latest=state.latest)
-                    changes.append(change)
+        """A stored mask, by module, of this policy's cells, speaks from now on, until fits do."""
+        changes = self._as_stored(masks)
+        for change in changes:
+            self._maps[change.key] = _Map(change)
         return changes
 
     def pin(self, masks: Mapping[int, Mask]) -> list[MapChange]:
-        """Put a stored mask in force and keep it, whatever fits say, until release()."""
-        self.pinned = True
-        return self.restore(masks)
+        """Put a stored mask in force, and keep what is in force now of other maps, whatever fits say, until release()."""
+        changes = self._as_stored(masks)
+        self._pins = self.published | {change.key: change for change in changes}
+        return changes
 
     def release(self) -> list[MapChange]:
-        """Let fits speak again: the last one of each map at once. A large difference is held like any other jump."""
-        self.pinned = False
-        fits = [state.latest for state in self._maps.values() if state.latest is not None]
-        for state in self._maps.values():
-            state.latest = None
-        return [change for fit in fits if isinstance(change := self.judge(fit), MapChange)]
+        """Let fits speak again: at once what they have come to meanwhile. A map without a fit keeps its flags."""
+        if self._pins is None:
+            return []
+        pins, self._pins, changes = self._pins, None, []
+        for key, state in self._maps.items():
+            if (fitted := state.published) is not None and not _same(pins.get(key), fitted):
+                state.published = replace(fitted, **self._turned(key, pins.get(key), fitted.flags))
+                changes.append(state.published)
+        for key in pins.keys() - self.published.keys():
+            self._maps[key] = _Map(pins[key])
+        return changes
+
+    @property
+    def pinned(self) -> bool:
+        return self._pins is not None
+
+    def _as_stored(self, masks: Mapping[int, Mask]) -> list[MapChange]:
+        """The changes that make the mask in force a stored one, under today's overlay."""
+        changes = []
+        in_force = self.published
+        for module, mask in masks.items():
+            for stage, at in np.ndindex(mask.judged.shape):
+                key, judged = MapKey(module, stage, self.cells[at]), BadPixel(int(mask.judged[stage, at]))
+                flags = mask.flags[stage, at] & ANALYSED
+                fit = MapFit(key, flags, flags, judged, int(mask.frames[stage, at]), mask.train_id, 0.0)
+                before = in_force.get(key)
+                if (judged or before) and (change := self._change(fit, flags, judged, before)) is not None:
+                    changes.append(change)
+        return changes
 
     # ---- what is published ----
 
     @property
     def published(self) -> dict[MapKey, MapChange]:
         """The last change of each map that went out."""
+        if self._pins is not None:
+            return dict(self._pins)
         return {key: state.published for key, state in self._maps.items() if state.published is not None}
 
     def mask(self, module: int) -> Mask:
@@ -189,7 +205,6 @@ class MaskPolicy:
         if before is not None and judged == before.judged and np.array_equal(flags, before.flags):
             return None
         flags.flags.writeable = False
-        was_bad, bad = above != 0 if before is None else before.flags != 0, flags != 0
         return MapChange(
             key=fit.key,
             flags=flags,
@@ -197,6 +212,16 @@ class MaskPolicy:
             frames=fit.frames,
             train_id=fit.train_id,
             timestamp=fit.timestamp,
-            newly_bad=int(np.count_nonzero(bad & ~was_bad)),
-            newly_good=int(np.count_nonzero(was_bad & ~bad)),
+            **self._turned(fit.key, before, flags),
         )
+
+    def _turned(self, key: MapKey, before: MapChange | None, flags: NDArray) -> dict[str, int]:
+        was_bad, bad = (self._above(key.module) if before is None else before.flags) != 0, flags != 0
+        return {
+            "newly_bad": int(np.count_nonzero(bad & ~was_bad)),
+            "newly_good": int(np.count_nonzero(was_bad & ~bad)),
+        }
+
+
+def _same(one: MapChange | None, other: MapChange) -> bool:
+    return one is not None and one.judged == other.judged and np.array_equal(one.flags, other.flags)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 
 @contextmanager
-def replace_file(path: str | os.PathLike) -> Iterator[Path]:
+def replace_file(path: str | os.PathLike, new: bool = False) -> Iterator[Path]:
     """Yields the path of a file to create and close; it takes the place of `path` when the block ends.
 
+    new: there must be no such file yet, also not at the end; else FileExistsError, and that file stands.
     After an exception, from the block or from the disk, the old file stands as it was and nothing is left beside it.
     A symbolic link stays a link: the file that it points to is replaced.
     Raises OSError (no such directory, disk full, not allowed).
@@ -23,7 +24,11 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield aside
         _sync(aside)
-        os.replace(aside, target)
+        if new:
+            os.link(aside, target)  # unlike a rename, it never replaces
+            aside.unlink()
+        else:
+            os.replace(aside, target)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise

@@ -5,7 +5,7 @@ Replaced by write-then-rename, always. Knows nothing of policies, streams or oth
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -69,11 +69,15 @@ def write_mask(
     *,
     cells: Sequence[int],
     provenance: Provenance,
+    stages: Sequence[str] = (),
+    attributes: Mapping[str, object] = {},
+    new: bool = False,
 ) -> None:
     """Replace the mask file at `path`.
 
     detector: its spec, or its name where no more is known. masks: one per module, equal shapes.
-    cells: memory cell of each place on the cell axis of the masks.
+    cells: memory cell of each place on the cell axis of the masks. stages: names of the gain stages, where there is no spec.
+    attributes: more of them, for `/`. new: raise FileExistsError rather than replace a file.
     Raises DataError where the masks do not fit together, OSError where the file cannot be written.
     """
     masks = checked(masks)
@@ -81,7 +85,7 @@ def write_mask(
     if shape[1] != len(cells):
         raise DataError(f"the masks have {shape[1]} cells, their cell axis {len(cells)}")
     spec = detector if isinstance(detector, DetectorSpec) else None
-    with replace_hdf5(path) as file:
+    with replace_hdf5(path, new) as file:
         flags = file.create_dataset(
             "mask", (len(masks), *shape), "u1", chunks=(1, 1, 1, *shape[2:]), compression="gzip", compression_opts=1
         )  # a chunk is a map: one map is read without the others
@@ -95,9 +99,10 @@ def write_mask(
         file["module"] = np.array([m.module for m in masks], "u2")
         file["cell"] = np.array(cells, "u2")
         file["gain_stage"] = np.arange(shape[0], dtype="u1")
-        if spec:
-            file["gain_stage"].attrs["names"] = list(spec.stages)
+        if names := list(spec.stages if spec else stages):
+            file["gain_stage"].attrs["names"] = names
         stamp(file, spec.name if spec else detector, masks, provenance)
+        file.attrs.update(attributes)
 
 
 def read_mask(path: str | os.PathLike) -> MaskFile:
@@ -115,7 +120,7 @@ def read_mask(path: str | os.PathLike) -> MaskFile:
 
 
 def _parse(file: h5py.File) -> MaskFile:
-    attributes = {name: _plain(value) for name, value in file.attrs.items()}
+    attributes = {name: plain(value) for name, value in file.attrs.items()}
     if "schema" not in attributes or "mask" not in file:
         raise DataError(f"{file.filename}: not a mask file: no attribute 'schema' or no dataset /mask")
     if attributes["schema"] != SCHEMA:
@@ -136,7 +141,7 @@ def _parse(file: h5py.File) -> MaskFile:
             for i, module in enumerate(modules)
         ),
         cells=tuple(int(cell) for cell in cells),
-        stages=tuple(_plain(name) for name in names),
+        stages=tuple(plain(name) for name in names),
         provenance=Provenance(**{field.name: attributes[field.name] for field in fields(Provenance)}),
     )
 
@@ -152,8 +157,10 @@ def checked(masks: Sequence[Mask]) -> Sequence[Mask]:
 
 
 @contextmanager
-def replace_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
+def replace_hdf5(path: str | os.PathLike, new: bool = False) -> Iterator[h5py.File]:
     """Yields an HDF5 file to fill, in memory; it takes the place of `path` when the block ends. Raises OSError.
+
+    new: FileExistsError where there is one already.
 
     The HDF5 library never writes to the disk: where it meets a full one, it keeps objects that can be neither closed nor
     dropped, and ends the process when it tries again.
@@ -161,7 +168,7 @@ def replace_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         yield file
-    with replace_file(path) as aside:
+    with replace_file(path, new) as aside:
         aside.write_bytes(image.getbuffer())
 
 
@@ -209,7 +216,7 @@ def _read(file: h5py.File, name: str, kind: str, shape: tuple[int | None, ...]) 
     return _find(file, name, kind, shape)[()]
 
 
-def _plain(value):
+def plain(value):
     """A Python value of an HDF5 attribute."""
     if isinstance(value, bytes):
         return value.decode()

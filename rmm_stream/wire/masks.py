@@ -14,6 +14,19 @@ import numpy as np
 from ..errors import ConfigError, ProtocolError
 from ..mask import BadPixel, MapChange, MapKey, MaskUpdate
 from ..shard import Shard
+from .requests import (
+    ILLUMINATIONS,
+    REQUESTS,
+    RESERVED,
+    Request,
+    SnapshotRequest,
+)
+from .requests import AcceptRequest as AcceptRequest
+from .requests import CommitRequest as CommitRequest
+from .requests import ExposeRequest as ExposeRequest
+from .requests import RejectRequest as RejectRequest
+from .requests import ReleaseRequest as ReleaseRequest
+from .requests import RollbackRequest as RollbackRequest
 
 SCHEMA = 1  # of the wire; a change that an old reader would misread takes the next number
 
@@ -31,9 +44,6 @@ REASONS = (
     "parts", "topic", "oversized", "truncated", "schema", "kind", "mistyped", "range", "shape", "cell_range",
     "unknown_request", "unknown_shard", "not_offered", "refused", "internal",
 )  # fmt: skip
-
-#: Requests that have a name and no server yet.
-RESERVED = ("accept", "reject", "user", "rollback", "release", "explain")
 
 #: name: (type, least, most). Of numbers the value is limited, of texts, bytes and lists the length.
 FIELDS = {
@@ -75,7 +85,6 @@ _PLACE = ("detector", "shard", "generation", "epoch", "sequence", "version")
 _UPDATE = (*_PLACE, "module", "gain_stage", "cell", "shape", "judged", "frames", "train_id", "timestamp",
            "newly_bad", "newly_good", "config_digest", "flags")  # fmt: skip
 _STANDING = (*_PLACE, "train_id", "heartbeat_s", "stages", "cells", "shape")
-_EXPOSE = ("illumination", "gain_stage", "new", "override")
 
 
 class Layout(NamedTuple):
@@ -118,29 +127,6 @@ class Snapshot(NamedTuple):
     standing: Standing
     shards: tuple[str, ...]
     maps: tuple[MaskUpdate, ...]
-
-
-class SnapshotRequest(NamedTuple):
-    """shard: name of one shard; "" for the first that the publisher has."""
-
-    shard: str
-
-
-class ExposeRequest(NamedTuple):
-    """What the detector sees from now on. gain_stage: None where each pixel switches by itself.
-
-    illumination: "dark" | "flat" | "sample" | "unknown". new: drop the statistics of that exposure first.
-    override: goes before what the stream announces; a message without the key means False.
-    """
-
-    illumination: str
-    gain_stage: int | None = None
-    new: bool = False
-    override: bool = False
-
-
-class CommitRequest(NamedTuple):
-    """Write the mask to the store as a version."""
 
 
 class Reply(NamedTuple):
@@ -202,8 +188,8 @@ def encode_snapshot(standing: Standing, shards: list[str], maps: bytes) -> bytes
     return msgpack.packb(message)[:-1] + maps  # the empty array is the last byte
 
 
-def encode_request(request: SnapshotRequest | ExposeRequest | CommitRequest) -> bytes:
-    kind = next(kind for kind, (_, made) in _REQUESTS.items() if made is type(request))
+def encode_request(request: SnapshotRequest | Request) -> bytes:
+    kind = next(kind for kind, (_, _, made) in REQUESTS.items() if made is type(request))
     return msgpack.packb(_message(kind, **request._asdict()))
 
 
@@ -346,21 +332,17 @@ def decode_snapshot(data) -> Snapshot:
     return Snapshot(standing, tuple(parse_shard(_check("shard", name)).name for name in names), tuple(maps))
 
 
-def decode_request(data) -> SnapshotRequest | ExposeRequest | CommitRequest:
+def decode_request(data) -> SnapshotRequest | Request:
     """Raises ProtocolError; "not_offered" for a request that has a name but no server yet."""
     message = _unpack(data, MAX_REQUEST)
     kind = message["kind"]
     if kind in RESERVED:
-        raise ProtocolError("not_offered", f"request {kind!r} is reserved; this version offers {', '.join(_REQUESTS)}")
-    if kind not in _REQUESTS:
-        raise ProtocolError("unknown_request", f"unknown request {kind!r}; known: {', '.join(_REQUESTS)}")
-    names, make = _REQUESTS[kind]
-    message.setdefault("override", False)
-    if kind == "expose" and message.get("gain_stage") is None:
-        illumination, new, override = _checked(message, ("illumination", "new", "override"))
-        request = make(illumination, None, new, override)
-    else:
-        request = make(*_checked(message, names))
+        raise ProtocolError("not_offered", f"request {kind!r} is reserved; this version offers {', '.join(REQUESTS)}")
+    if kind not in REQUESTS:
+        raise ProtocolError("unknown_request", f"unknown request {kind!r}; known: {', '.join(REQUESTS)}")
+    names, optional, make = REQUESTS[kind]
+    given = tuple(name for name in optional if message.get(name) is not None)
+    request = make(**dict(zip(names + given, _checked(message, names + given))))
     if kind == "expose" and request.illumination not in ILLUMINATIONS:
         raise ProtocolError("range", f"illumination {request.illumination!r}; known: {', '.join(ILLUMINATIONS)}")
     return request
@@ -377,13 +359,3 @@ def decode_reply(data) -> Reply:
     if _of_kind(message, "ok", "error") == "error":
         return _read_error(message)
     return Reply(*_checked(message, ("result",)))
-
-
-ILLUMINATIONS = ("dark", "flat", "sample", "unknown")  # of frames.Illumination, which this file need not import
-
-#: kind: (fields, struct)
-_REQUESTS = {
-    "snapshot": (("shard",), SnapshotRequest),
-    "expose": (_EXPOSE, ExposeRequest),
-    "commit": ((), CommitRequest),
-}

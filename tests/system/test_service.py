@@ -88,10 +88,12 @@ def pusher():
 
 
 @contextlib.contextmanager
-def fed(directory: Path, **source):
+def fed(directory: Path, versions=True, **source):
     """(socket, service): a service that reads from a PUSH socket."""
-    with pusher() as (socket, endpoint), running(write_config(directory, endpoint, **source).read_text()) as service:
-        yield socket, service
+    with pusher() as (socket, endpoint):
+        text = write_config(directory, endpoint, **source).read_text()
+        with running(text if versions else text.replace("[store]", "[store]\nversions = false")) as service:
+            yield socket, service
 
 
 def defective_train(train: int) -> list:
@@ -264,18 +266,18 @@ def test_every_start_is_a_new_generation_and_versions_go_on(tmp_path):
     assert epochs[0] != epochs[1]
 
 
-def test_a_restart_keeps_the_files_until_something_is_judged_and_then_versions_go_on(tmp_path):
+def test_without_versions_a_restart_keeps_the_files_until_something_is_judged_and_then_versions_go_on(tmp_path):
     names = ("live.h5", "mask.h5")
-    with fed(tmp_path) as (socket, service):
+    with fed(tmp_path, versions=False) as (socket, service):
         send_darks(socket)
         service.until(lambda s: all(m.judged == 3 for m in s.modules.values()), "judged map")
     good = [(tmp_path / name).read_bytes() for name in names]
-    with fed(tmp_path) as (_, service):
+    with fed(tmp_path, versions=False) as (_, service):
         with pytest.raises(ProtocolError, match="nothing is judged yet"):
             ask(service.service.requests_endpoint, CommitRequest(), WAIT_S)
         service.until(lambda s: s.turns > 1, "turn")
     assert [(tmp_path / name).read_bytes() for name in names] == good
-    with fed(tmp_path) as (socket, service):
+    with fed(tmp_path, versions=False) as (socket, service):
         send_darks(socket)
         service.until(lambda s: all(m.judged == 3 for m in s.modules.values()), "judged map")
         assert ask(service.service.requests_endpoint, CommitRequest(), WAIT_S)["version"] == 2

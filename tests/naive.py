@@ -403,3 +403,14 @@ def along_lines(values, places):
             medians.append(statistics.median([v for v in there if not math.isnan(v)]))
         out.append((min(medians), max(medians)))
     return tuple(np.array(out).T)
+
+
+def local_scale(values, places):
+    """1.4826 MAD of the values there are within three pixels of each place."""
+    out = []
+    for y, x in places.tolist():
+        rows, columns = range(max(0, y - 3), min(len(values), y + 4)), range(max(0, x - 3), min(values.shape[1], x + 4))
+        there = [values[b, a] for b in rows for a in columns if not math.isnan(values[b, a])]
+        middle = statistics.median(there)
+        out.append(1.4826 * statistics.median(abs(v - middle) for v in there))
+    return np.array(out)

@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 
-from rmm_stream.rmm.signal import along_lines, neighbourhood, swings
+from rmm_stream.rmm.signal import along_lines, local_scale, neighbourhood, swings
 
 Y, X = np.mgrid[:40, :50].astype(float)
 
@@ -30,6 +30,13 @@ def test_lines_like_their_twin(rng):
     places = np.argwhere(~np.isnan(values))
     for ours, expected in zip(along_lines(values, places), naive.along_lines(values, places), strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+def test_local_scale_like_its_twin(rng):
+    values = rng.normal(0, 1, (17, 23))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    places = np.argwhere(~np.isnan(values))
+    np.testing.assert_allclose(local_scale(values, places), naive.local_scale(values, places), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

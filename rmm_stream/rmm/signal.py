@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 LEAST = 4.0  # sigma of the map; below, one good pixel in a hundred has a neighbour that is as high by chance
 ALIKE = 0.4  # of the pixel's own SNR; the flank of a spot that is two to four pixels wide
 
+#: The scale of 49 pixels is known to an eighth; beyond so much more than that of the tile, it is another.
+ANOTHER = 1.3
 #: Four lines of five pixels through the middle one, (line, pixel, axis).
 LINES = np.array([[(k * dy, k * dx) for k in range(-2, 3)] for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))])
 
@@ -40,6 +42,16 @@ def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
     at = places[:, None, None, :] + 2 + LINES
     medians = np.nanmedian(padded[at[..., 0], at[..., 1]], axis=-1)
     return medians.min(axis=1), medians.max(axis=1)
+
+
+def local_scale(values: NDArray, places: NDArray) -> NDArray:
+    """(k,): 1.4826 times the median distance from the median, of the 7 x 7 pixels about a place. nan takes no part.
+
+    values: (ss, fs), less their neighbourhood. Where it is bright, pixels scatter more than elsewhere in the tile."""
+    padded = np.pad(values, 3, constant_values=np.nan)
+    block = np.arange(7)
+    about = padded[places[:, 0, None, None] + block[:, None], places[:, 1, None, None] + block].reshape(len(places), -1)
+    return 1.4826 * np.nanmedian(np.abs(about - np.nanmedian(about, axis=1, keepdims=True)), axis=1)
 
 
 def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:

@@ -14,7 +14,7 @@ from ..mask import BadPixel
 from .features import FEATURES, FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
 from .kernels import marks
 from .outliers import judge, tiles
-from .signal import along_lines, neighbourhood, spot_shaped, swings
+from .signal import ANOTHER, along_lines, local_scale, neighbourhood, spot_shaped, swings
 from .stats import Moments
 
 #: Features of F6, which has windows of its own.
@@ -162,6 +162,8 @@ def _fitted(
         model[at] = np.where(snr[at] > 0, np.maximum(model[at], highest), np.minimum(model[at], lowest))
         if feature.least_scale is not None:
             scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
+        else:
+            scale[at] = np.maximum(scale[at], local_scale(fitted, far) / ANOTHER)
         snr[at] = (values[at] - model[at]) / scale[at]
     return asked, staying, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
 

@@ -118,7 +118,8 @@ class SnrStats:
 
     def note(self, cell: int, tried: NDArray) -> None:
         """Count the tiles in which most pixels of the frame just opened are in this stage. tried: (tiles,) bool."""
-        self.tried[self.half[cell], cell] += tried
+        counts = self.tried[self.half.item(cell), cell]
+        counts += tried
 
     def mean(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray]:
         """(mean SNR, frames) over the live half-windows, (ss, fs) float64 and int64; nan where no frame was judged."""

@@ -1,11 +1,11 @@
-"""The oracle of planes.py and windows.py, as naive.py is of the other kernels: slow and obvious, numpy in float64."""
+"""The oracle of points.py, planes.py and windows.py, as naive.py is of other kernels: slow and obvious, numpy in float64."""
 
 import math
 
 import numpy as np
 from naive import final_sigma, msse_sorted
 
-# ---- planes.py --------------------------------------------------------------------------------------------------------------
+# ---- points.py, planes.py ----------------------------------------------------------------------------------------------------
 
 
 def centred(length):

@@ -1,4 +1,4 @@
-"""kernels/planes.py against its twin, pass by pass and whole; law 8 of single tiles, and what cannot be fitted."""
+"""kernels/points.py and planes.py against their twin, pass by pass and whole; law 8 of tiles, and what cannot be fitted."""
 
 import math
 

@@ -16,6 +16,7 @@ from rmm_stream.detectors import DetectorSpec
 from rmm_stream.frames import Illumination
 from rmm_stream.rmm import background, gain
 from rmm_stream.rmm.kernels import windows
+from rmm_stream.rmm.kernels.compiled import aligned
 from rmm_stream.rmm.outliers import consistency
 from rmm_stream.rmm.snr import SnrStats
 
@@ -77,6 +78,13 @@ def bands_like(rng) -> np.ndarray:
     ends = np.concatenate([np.zeros((1, *SHAPE), int), edges, np.full((1, *SHAPE), 12)])
     low, high = ends[:-1], ends[1:] - 1
     return np.stack([np.where(low > high, 1, low), np.where(low > high, 0, high)], axis=1).astype(np.uint16)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (2, 20, 48)])
+def test_no_vector_of_an_aligned_array_lies_in_two_lines_of_the_cache(shape):
+    made = aligned(shape, np.float32)
+    assert made.ctypes.data % 64 == 0
+    assert (made.shape, made.dtype, made.flags.c_contiguous, made.flags.writeable) == (shape, np.float32, True, True)
 
 
 @pytest.mark.parametrize("seed", range(8))

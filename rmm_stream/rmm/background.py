@@ -97,7 +97,7 @@ class FrameJudge:
         stack = self.stack
         self._loaded = _NOTHING
         return windows.load_tiles(
-            *flat, offset.reshape(-1), self.width, stack.layout.tiles, of_stage, stage, _COLD, self.columns,
+            *flat, offset.ravel(), self.width, stack.layout.tiles, of_stage, stage, _COLD, self.columns,
             stack.z, stack.usable, stack.wanted,
         )  # fmt: skip
 
@@ -131,8 +131,8 @@ class FrameJudge:
             windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
         done = windows.add_snr(
             stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, it.places[0],
-            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, stats.usual[cell].reshape(-1),
-            *(row.reshape(-1) for row in rows),
+            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, stats.usual[cell].ravel(),
+            *(row.ravel() for row in rows),
         )  # fmt: skip
         if dithered is not None:
             fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold
@@ -171,7 +171,7 @@ class FrameJudge:
                 pixels.dtype.type(self.range.most if self.plain else np.inf),
             )
         routed = self._bands[0] is not _NO_BANDS
-        flat = read_only(pixels.reshape(-1)), read_only(gains.reshape(-1)) if routed else _NO_GAIN, *self._bands
+        flat = read_only(pixels.ravel()), read_only(gains.ravel()) if routed else _NO_GAIN, *self._bands
         self._last = (frame, gains, route, flat)
         return flat
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..config import Fit
 from ..detectors import DetectorSpec
 from .kernels import planes, robust
-from .kernels.compiled import read_only
+from .kernels.compiled import aligned, read_only
 
 
 class Judgement(NamedTuple):
@@ -135,7 +135,8 @@ def _layout(where: bytes) -> Layout:
         (y_block, x_block) = (
             (np.arange(4) * (side - -(-side // 4)) + 1) // 3 + -(-side // 4) / 2 - side / 2 for side in (rows, columns)
         )
-    places = np.zeros((6, max(rows * columns, planes.SAMPLED)), np.float32)
+    places = aligned((6, max(rows * columns, planes.SAMPLED)), np.float32)
+    places.fill(0)
     for at, (down, across) in zip((0, 2, 4), ((y, x), (y[sample], x), (y_block, x_block))):
         n = len(down) * len(across)
         places[at, :n], places[at + 1, :n] = np.repeat(down, len(across)), np.tile(across, len(down))
@@ -154,10 +155,11 @@ class Stack:
         self.at_rest = at_rest
         self.layout, self.structure, self.lambda_fit = layout(where), fit.structure, fit.lambda_fit
         n, size = len(where), int(self.layout.shape.prod())
-        self.z = np.full((n, size), np.nan, np.float32)
+        self.z = aligned((n, size), np.float32)
+        self.z.fill(np.nan)
         self.usable, self.wanted = np.zeros((2, n), np.int64)
         self.planes, self.sigmas, self.nearest = np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n)
-        self.scratch, self.sums = np.empty((4, self.layout.places.shape[1]), np.float32), np.empty(15)
+        self.scratch, self.sums = aligned((4, self.layout.places.shape[1]), np.float32), np.empty(15)
 
     def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray) -> float:
         """Fit the planes of the tiles that are wanted. Returns the least sigma_raw, inf where none was fitted."""

@@ -13,6 +13,7 @@ from ..config import Settings
 from ..detectors import DetectorSpec
 from ..frames import Exposure, Illumination
 from . import gain
+from .kernels.compiled import aligned
 from .keys import INDICATORS, VALUES, DarkKey, LitKey
 from .outliers import tiles
 from .snr import SnrStats
@@ -174,7 +175,9 @@ class Segments:
 
         def derive():
             known, _ = self.moments(key, cell)
-            return np.where((known.count >= self.least / 2) & ~excluded, known.mean, np.nan).astype(np.float32)
+            offset = aligned(self.spec.module_shape, np.float32)
+            offset[...] = np.where((known.count >= self.least / 2) & ~excluded, known.mean, np.nan)
+            return offset
 
         return self._derive(("offset", module, stage, cell), [key], cell, derive)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from .kernels.compiled import aligned
 
 #: Of a flat exposure all frames count; a half is closed only before its uint16 counts could overflow.
 FLAT_HALF = 16384
@@ -53,7 +54,7 @@ class SnrStats:
     ):
         self.shape = (cells, *shape)
         self.span_s, self.span_frames, self.forgets = span_s, span_frames, forgets
-        self.total = np.empty((2, *self.shape), np.float32)
+        self.total = aligned((2, *self.shape), np.float32)
         self.count = np.empty((2, *self.shape), np.uint16)
         self.judged = np.empty((buckets, *self.shape), np.uint16)
         self.above = np.empty((buckets, *self.shape), np.uint16)
@@ -117,7 +118,8 @@ class SnrStats:
 
     def note(self, cell: int, tried: NDArray) -> None:
         """Count the tiles in which most pixels of the frame just opened are in this stage. tried: (tiles,) bool."""
-        self.tried[self.half[cell], cell] += tried
+        counts = self.tried[self.half.item(cell), cell]
+        counts += tried
 
     def mean(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray]:
         """(mean SNR, frames) over the live half-windows, (ss, fs) float64 and int64; nan where no frame was judged."""

@@ -5,13 +5,15 @@ re-ordered, which vectorises them. It is a set, never True: True would remove is
 """
 
 import hashlib
+import math
 import os
 from functools import partial
 from pathlib import Path
 
 import numba
+import numpy as np
 from numba.extending import register_jitable
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 #: numba notices a change of the file that defines a kernel, but not of the kernels that it calls in other files: it would
 #: go on with the old ones. So each state of this folder has a place of its own.
@@ -43,5 +45,13 @@ no_nan = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc", "
 def read_only(a: NDArray) -> NDArray:
     """The same array, as those that sockets give: numba compiles one signature for it, wherever it comes from."""
     view = a.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+    """An array, uninitialised, that begins with a line of the cache (64 bytes), so that no vector of it lies in two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + 63, np.uint8)
+    first = -room.ctypes.data % 64
+    return room[first : first + size].view(dtype).reshape(shape)

@@ -15,7 +15,8 @@ from .robust import final_sigma
 PHOTON_CLIP = 10.0  # photons; a Bragg peak must not raise the floor of its tile
 
 
-NONE, HIGH, LOW, ODD = np.int32(0), np.int32(1), np.int32(2), np.int32(4)  # what there is in a row
+#: What there is in a row. Not 1: LLVM would make that bit of each comparison in three instructions instead of one.
+NONE, HIGH, LOW, ODD = np.int32(0), np.int32(2), np.int32(4), np.int32(8)
 UNTOLD = -2  # a tile whose stage is not known yet
 
 
@@ -135,10 +136,12 @@ def add_snr(
             if fitted:
                 for j in range(m):
                     snr = tile[b + j] * inverse - (base + slope * x[j])
-                    least = snr if snr > -clip else -clip
-                    total[a + j] += (least if least < clip else clip) if snr == snr else np.float32(0)
+                    there = snr == snr
+                    v = snr if there else np.float32(0)
+                    v = v if v > -clip else -clip
+                    total[a + j] += v if v < clip else clip
                     seen = np.int32(seen | (HIGH if snr > snr_cut else NONE) | (LOW if snr < -snr_cut else NONE))
-                    seen = np.int32(seen | (ODD if (tile[b + j] == tile[b + j]) != usual[a + j] else NONE))
+                    seen = np.int32(seen | (ODD if there != usual[a + j] else NONE))
             # most rows have none of these: their counts stay where they are
             if seen & ODD:
                 for j in range(m):

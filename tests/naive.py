@@ -162,6 +162,14 @@ def count_in_band(values, gain, low, high, least, most, step):
     return sum(least <= v <= most and lo <= g <= hi for row in rows for v, g, lo, hi in zip(*row))
 
 
+def most_in_bands(values, gain, bands, least, most, step):
+    """The band with most of these pixels, or the first with more than half of all; and how many it has."""
+    counts = [count_in_band(values, gain, low, high, least, most, step) for low, high in bands]
+    half = values[::step].size / 2
+    best = next((n for n in counts if n > half), max(counts))
+    return (counts.index(best), best) if best else (-1, 0)
+
+
 def count_stage(where, care, stage):
     return sum(w & int(care) == int(stage) for w in where.tolist())
 

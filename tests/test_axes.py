@@ -26,6 +26,21 @@ def test_every_order_of_every_set_of_axes_is_undone(rng):
                 assert found.flags.c_contiguous
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "u4", "f4"])
+@pytest.mark.parametrize("words", ["fs ss cell", "ss fs cell", "module fs ss cell", "fs kind ss cell"])
+def test_cells_that_change_fastest_are_turned_whatever_their_number_and_type(rng, words, dtype):
+    axes = Axes.parse(words)
+    for cells in (1, 2, 7, 8):
+        sides = {"module": 2, "kind": 2, "cell": cells, "ss": 13, "fs": 9}  # more rows than are turned at a time
+        frames = rng.integers(0, 256, [sides[word] if word in axes else 1 for word in ORDER]).astype(dtype)
+        array = axes.join(frames)
+        array.flags.writeable = False  # as it comes from a socket
+        found = axes.frames(array, frames.shape[0] - 1)
+        np.testing.assert_array_equal(found, frames[-1, 0])
+        assert found.flags.c_contiguous
+        assert found.dtype == dtype
+
+
 @pytest.mark.parametrize("words", ["cell ss fs", "module cell ss fs", "ss fs"])
 def test_frames_that_lie_right_are_a_view(words):
     axes = Axes.parse(words)

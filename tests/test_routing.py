@@ -115,6 +115,18 @@ def test_count_in_band_like_its_twin(rows, width, step, data):
 
 
 @few
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_most_in_bands_like_its_twin(rows, width, step, stages, data):
+    shapes = [(rows, width), (rows, width), (stages, 2, rows, width)]
+    images = [data.draw(arrays(np.uint16, shape, elements=st.integers(0, 5))) for shape in shapes]
+    for image in images:
+        image.flags.writeable = False
+    least, most = sorted(data.draw(st.tuples(st.integers(0, 5), st.integers(0, 5))))
+    found = routing.most_in_bands(*images, np.uint16(least), np.uint16(most), step)
+    assert found == naive.most_in_bands(*images, least, most, step)
+
+
+@few
 @given(st.sampled_from([(8, 5), (160, 32)]), st.integers(0, 9999), st.floats(0.0, 1.0))
 def test_the_stage_with_most_valid_values_is_found_in_the_rows_looked_at(shape, seed, share):
     """A large frame is looked at in every 16th row, unless none of these is data."""

@@ -149,13 +149,14 @@ class DarkFrames:
             return np.array([self._stage_of(batch, frame, held) for frame in take.tolist()], np.int64)
         if held is not None and self.spec.gain != "code":
             return np.where(gain.any_valid(self.spec, batch.pixels, take), held, _NOTHING)
-        stages = np.empty(len(take), np.int64)
-        for k, frame in enumerate(take.tolist()):
-            if (bands := self._bands(batch.module, int(batch.cell[frame]))) is None:
-                stages[k] = _UNKNOWN
+        stages, pixels, gains = [], read_only(batch.pixels), read_only(batch.gain)
+        for frame, cell in zip(take.tolist(), batch.cell[take].tolist()):
+            if (bands := self._bands(batch.module, cell)) is None:
+                stages.append(_UNKNOWN)
             else:
                 some = bands if held is None else bands[held : held + 1]  # in a held stage others have no valid value
-                stages[k] = gain.majority_of(self.spec, batch.pixels[frame], batch.gain[frame], some)
+                stages.append(gain.majority_of(self.spec, pixels[frame], gains[frame], some))
+        stages = np.array(stages, np.int64)
         return np.where((stages >= 0) & (held is not None), held or 0, stages)
 
     def _stage_of(self, batch: FrameBatch, frame: int, held: int | None) -> int:
@@ -348,9 +349,9 @@ class DarkFrames:
 def _all_in(gains: Block, k: int, frames: int, band: NDArray) -> bool:
     """Whether the indicators of the first frames of the k-th cell all lie in a band, (2, px) uint16."""
     zero, top = (gains.stacks[0].dtype.type(v) for v in (0, np.iinfo(gains.stacks[0].dtype).max))
-    low, high = band[:1], band[1:]
+    bands = band[None, :, None]  # of one row, and one stage
     rows = (stack[row : row + 1] for stack, row in zip(gains.stacks[:frames], gains.rows[k]))
-    return all(routing.count_in_band(g, g, low, high, zero, top, 1) == g.size for g in rows)
+    return all(routing.most_in_bands(g, g, bands, zero, top, 1)[1] == g.size for g in rows)
 
 
 def _gain_limits(gains: Block) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ..detectors import DetectorSpec
 from ..detectors.spec import DIGITISER_FLOOR, NARROW_BITS
 from .kernels import routing
-from .kernels.compiled import read_only
 from .kernels.routing import INVALID, NOWHERE
 from .stats import INDICATOR, VALUE, Moments
 
@@ -187,17 +186,12 @@ def majority(where: NDArray, stages: int) -> int:
 def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArray) -> int:
     """The same from bands, (stages, 2, ss, fs), of a narrow detector; of a large frame one line in SAMPLED is looked at.
 
-    frame, gain: (ss, fs)."""
-    least, most = map(np.uint16, data_range(spec)[:2])
-    frame, gain, bands = read_only(frame), read_only(gain), read_only(bands)
+    frame, gain: (ss, fs). All read-only."""
+    least, most, _ = data_range(spec)
     for step in (SAMPLED, 1) if frame.size > WHOLE_BELOW else (1,):  # all of it, where the lines looked at are not data
-        looked_at, n = -(-len(frame) // step) * frame.shape[1], []
-        for low, high in bands:
-            n.append(routing.count_in_band(frame, gain, low, high, least, most, step))
-            if 2 * n[-1] > looked_at:
-                break
-        if any(n):
-            return n.index(max(n))
+        stage, _ = routing.most_in_bands(frame, gain, bands, np.uint16(least), np.uint16(most), step)
+        if stage >= 0:
+            return stage
     return -1
 
 

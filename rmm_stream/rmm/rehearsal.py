@@ -11,6 +11,7 @@ from msgspec import structs
 
 from ..config import Settings
 from ..frames import Exposure, FrameBatch, Illumination
+from .kernels.compiled import load_without_blas
 from .outliers import BINNED_FROM, fit_1d
 
 FRAMES = 24  # enough for every fit over frames to be tried
@@ -41,6 +42,7 @@ def hurried(settings: Settings) -> Settings:
 @no_collection()
 def rehearse(maker) -> None:
     """Feed darks of every stage, then flat and sample frames, and fit. maker: an empty MaskMaker; spoilt afterwards."""
+    load_without_blas()
     spec, rng = maker.spec, np.random.default_rng(0)
     if not spec.exact:  # F1 fits the values of a frame, which may be more than a rehearsal has
         fit_1d(rng.normal(100, 5, BINNED_FROM))

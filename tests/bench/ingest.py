@@ -1,7 +1,7 @@
 """Receiving and accumulating dark trains of an AGIPD module, against libc's memcpy. CPU of the whole process, s per GB.
 
-A sender in another process, as fast as it is taken from; both axis orders that facilities send. The darks are held in a stage.
-F1, fits and F6 are left out: they have bars of their own.
+A sender in another process, as fast as it is taken from; both axis orders that facilities send. The darks switch gain freely,
+and all are in high gain. F1, fits and F6 are left out: they have bars of their own.
 """
 
 import ctypes

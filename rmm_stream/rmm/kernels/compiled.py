@@ -7,7 +7,9 @@ re-ordered, which vectorises them. It is a set, never True: True would remove is
 import hashlib
 import math
 import os
+import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numba
@@ -40,6 +42,20 @@ shared = register_jitable(nogil=True, error_model="numpy", no_cfunc_wrapper=True
 inlined = partial(exact, inline="always")
 fast = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc"})
 no_nan = partial(exact, fastmath={"contract", "afn", "arcp", "nsz", "reassoc", "nnan"})  # only where none can be
+
+
+def load_without_blas() -> None:
+    """Let numba load what it knows of numpy, but not scipy.linalg, which it imports only to see whether there is a BLAS.
+
+    That import costs more than loading all kernels. Whoever calls BLAS in a kernel of their own still can: numba looks again
+    then."""
+    if "scipy.linalg" in sys.modules:
+        return
+    sys.modules["scipy.linalg"] = None  # Python's sign for what cannot be imported
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        del sys.modules["scipy.linalg"]
 
 
 def read_only(a: NDArray) -> NDArray:

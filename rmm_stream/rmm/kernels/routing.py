@@ -6,7 +6,7 @@ indicator fits no stage. So `byte == stage` picks values, and `byte & 127 == sta
 
 import numpy as np
 
-from .compiled import exact, fast
+from .compiled import exact, fast, inlined
 
 INVALID = np.uint8(128)
 NOWHERE = np.uint8(255)
@@ -64,7 +64,7 @@ def count_stage(where, care, stage):
     return n
 
 
-@fast
+@inlined
 def count_in_band(values, gain, low, high, least, most, step):
     """How many values within least..most have an indicator within low..high, in every step-th row.
 
@@ -76,3 +76,19 @@ def count_in_band(values, gain, low, high, least, most, step):
             ok = (v[i] >= least) & (v[i] <= most) & (g[i] >= lo[i]) & (g[i] <= hi[i])
             n = np.int32(n + np.int32(ok))
     return n
+
+
+@exact
+def most_in_bands(values, gain, bands, least, most, step):
+    """(band, n): the band in which most of the values within least..most have their indicators, in every step-th row.
+
+    The first one with more than half of them will do. (-1, 0) where no value counts. values, gain: (ss, fs) unsigned. bands:
+    (stages, 2, ss, fs) uint16, low and high ends. least, most: uint16."""
+    looked_at, where, found = -(-values.shape[0] // step) * values.shape[1], -1, np.int32(0)
+    for band in range(bands.shape[0]):
+        n = count_in_band(values, gain, bands[band, 0], bands[band, 1], least, most, step)
+        if n > found:
+            where, found = band, n
+        if 2 * n > looked_at:
+            break
+    return where, found

@@ -39,6 +39,11 @@ def test_local_scale_like_its_twin(rng):
     np.testing.assert_allclose(local_scale(values, places), naive.local_scale(values, places), rtol=1e-12)
 
 
+def test_of_no_place_nothing_is_said():
+    none = np.zeros((0, 2), np.int64)
+    assert [len(a) for a in (*along_lines(np.ones((9, 9)), none), local_scale(np.ones((9, 9)), none))] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "scene",
     [

@@ -23,7 +23,9 @@ def weather(shot: int, rng):
     if 4.0 < hour < 4.2 or 7.5 < hour < 7.52:
         return None, 0.0
     centre = (20 + 3 * np.sin(hour) + (25 if hour > 6 else 0), 40 + 2 * np.cos(2 * hour))
-    return scattering(centre), (1 + 0.3 * np.sin(0.7 * hour)) * (2.0 if 2.5 < hour < 3 else 1.0) * max(0.2, rng.normal(1, 0.2))
+    return scattering(centre), (1 + 0.3 * np.sin(0.7 * hour)) * (2.0 if 2.5 < hour < 3 else 1.0) * max(
+        0.2, rng.normal(1, 0.2)
+    )
 
 
 def test_the_mask_changes_only_where_a_defect_changed(tmp_path):

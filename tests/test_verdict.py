@@ -340,3 +340,13 @@ def test_a_pixel_that_has_just_begun_to_flicker_is_seen_in_the_last_part_of_the_
     assert [bits(out, 5, 5), bits(out, 9, 9)] == [LIT, 0]
     out = verdict(evidence(lit=[cell._replace(recent=recent, recent_frames=199)]))
     assert not out.flags.any(), "too few frames to speak"
+
+
+def test_on_sample_data_a_pixel_among_the_lines_through_it_is_as_it_should_be():
+    """A steep streak beside an ASIC's edge: far from the neighbourhood, but not from what runs through."""
+    cell, x = lit_cell()._replace(sample=True), np.arange(32)
+    cell.mean[...] = cell.mean / 10 + 8 * np.exp(-0.5 * ((x - 16) / 1.5) ** 2)
+    cell.mean[20, 5] += 3
+    out = verdict(evidence(lit=[cell]))
+    assert np.argwhere(out.flags).tolist() == [[20, 5]]
+    assert not out.suspected.any()

@@ -50,7 +50,7 @@ def local_scale(values: NDArray, places: NDArray) -> NDArray:
     values: (ss, fs), less their neighbourhood. Where it is bright, pixels scatter more than elsewhere in the tile."""
     padded = np.pad(values, 3, constant_values=np.nan)
     block = np.arange(7)
-    about = padded[places[:, 0, None, None] + block[:, None], places[:, 1, None, None] + block].reshape(len(places), -1)
+    about = padded[places[:, 0, None, None] + block[:, None], places[:, 1, None, None] + block].reshape(len(places), 49)
     return 1.4826 * np.nanmedian(np.abs(about - np.nanmedian(about, axis=1, keepdims=True)), axis=1)
 
 

@@ -159,7 +159,9 @@ def _fitted(
     if sample:
         far = np.argwhere(staying & (np.abs(snr) > settings.fit.clear_cut) & ~_swings(source, settings))
         at, (lowest, highest) = tuple(far.T), along_lines(values, far)
-        model[at] = np.where(snr[at] > 0, np.maximum(model[at], highest), np.minimum(model[at], lowest))
+        here, above = values[at], snr[at] > 0  # what is among the lines is as it should be
+        nearest = np.where(above, np.maximum(model[at], highest), np.minimum(model[at], lowest))
+        model[at] = np.where(above, np.minimum(nearest, here), np.maximum(nearest, here))
         if feature.least_scale is not None:
             scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         else:

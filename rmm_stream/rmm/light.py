@@ -19,6 +19,7 @@ from ..frames import Exposure, FrameBatch, Illumination
 from . import gain
 from .dark_look import DARK, DOUBTFUL, LIT, SILENT, DarkLook, one_of_each_cell
 from .gate import FrameGate
+from .kernels.compiled import read_only
 from .keys import GateKey
 
 CLASSIFIER = "classifier"  # FrameBatch.labelled_by
@@ -220,8 +221,9 @@ class Light:
         if not self.spec.narrow:
             where = gain.route(self.spec, batch.pixels[take], batch.gain[take], None, None, True)
             return np.array([gain.majority(frame, len(self.spec.stages)) for frame in where], np.int64)
-        bands = gain.code_route(self.spec, None).bands
-        return np.array([gain.majority_of(self.spec, batch.pixels[t], batch.gain[t], bands) for t in take], np.int64)
+        pixels, gains = read_only(batch.pixels), read_only(batch.gain)
+        bands = read_only(gain.code_route(self.spec, None).bands)
+        return np.array([gain.majority_of(self.spec, pixels[t], gains[t], bands) for t in take], np.int64)
 
     def in_words(self, module: int, exposure: Exposure) -> str:
         """For a person: what frames of an exposure are told by now."""

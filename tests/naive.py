@@ -408,8 +408,9 @@ def along_lines(values, places):
         for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
             line = [(y + k * dy, x + k * dx) for k in range(-2, 3)]
             there = [values[b, a] for b, a in line if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
-            medians.append(statistics.median([v for v in there if not math.isnan(v)]))
-        out.append((min(medians), max(medians)))
+            there = [v for v in there if not math.isnan(v)]
+            medians += [statistics.median(there)] if len(there) > 2 else []
+        out.append((min(medians, default=math.inf), max(medians, default=-math.inf)))
     return tuple(np.array(out).T)
 
 

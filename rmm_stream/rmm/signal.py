@@ -36,12 +36,14 @@ def _median_of_five(values: NDArray, axis: int) -> NDArray:
 def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
     """(k,) each: the lowest and the highest of the medians of five pixels about a place, along rows, columns and diagonals.
 
-    values: (ss, fs), nan takes no part, but has a value at the places. places: (k, 2) int64. A streak, or the edge of a shadow,
-    runs through one of the four lines, and is its median; a pixel that is off alone is none's."""
+    values: (ss, fs), nan takes no part. places: (k, 2) int64. A streak, or the edge of a shadow, runs through one of the four lines,
+    and is its median; a pixel that is off alone is none's. A line of fewer than three values says nothing: inf, -inf if all are."""
     padded = np.pad(values, 2, constant_values=np.nan)
     at = places[:, None, None, :] + 2 + LINES
-    medians = np.nanmedian(padded[at[..., 0], at[..., 1]], axis=-1)
-    return medians.min(axis=1), medians.max(axis=1)
+    lines = padded[at[..., 0], at[..., 1]]
+    short = np.isfinite(lines).sum(axis=-1) < 3
+    medians = np.nanmedian(np.where(short[..., None], 0.0, lines), axis=-1)
+    return np.where(short, np.inf, medians).min(axis=1), np.where(short, -np.inf, medians).max(axis=1)
 
 
 def local_scale(values: NDArray, places: NDArray) -> NDArray:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rmm_stream.live.metrics import CollapsedCache, exposition
 from rmm_stream.live.status import SourceStatus
 from rmm_stream.mask import MapKey
+from rmm_stream.rmm.drift import ModuleDrift
 from rmm_stream.wire.decoder import NO_MODULE
 
 #: Renaming one breaks every dashboard and alert.
@@ -20,7 +21,7 @@ PROMISED = {
     "mask_published_timestamp_seconds", "mask_changed_pixels", "maps_judged", "maps_held", "suspected_signal_pixels",
     "fit_duration_seconds", "frame_age_seconds", "queue_depth", "shard_generation", "run_active",
     "messages_malformed_total", "source_disconnects_total", "source_resets_total", "source_series_total",
-    "memory_bytes", "build_info", "lit_every_train",
+    "memory_bytes", "build_info", "lit_every_train", "asic_drift_adu", "common_mode_adu",
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -40,6 +41,7 @@ def busy():
     module = replace(
         module,
         suspected=8,
+        drift=ModuleDrift((0.5, float("nan"), -3.0), 12.0, 2.5),
         rejected={"gated": 4},
         frame_age=module.frame_age.add(0.2),
         fit_seconds=module.fit_seconds.add(0.03),

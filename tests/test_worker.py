@@ -25,6 +25,7 @@ from rmm_stream.mask import BadPixel, MapFit, MapKey
 from rmm_stream.policy import MaskPolicy
 from rmm_stream.policy.overlay import overlay
 from rmm_stream.rmm import MaskMaker
+from rmm_stream.rmm.drift import ModuleDrift
 from rmm_stream.sources.tally import Tally
 
 FRAMES = 24
@@ -37,6 +38,7 @@ class FakeMaker:
     def __init__(self, due=()):
         self.fed, self.restarted, self.fits, self.folded = [], [], list(due), 0
         self.segments, self.lit, self.every_train = SimpleNamespace(dark={}), {}, 1
+        self.drift = SimpleNamespace(alarms={}, of_module=lambda module: ModuleDrift(common_mode=2.5))
 
     def feed(self, batch):
         self.fed.append(batch)

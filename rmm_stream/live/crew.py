@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..frames import FrameBatch
+from ..rmm.drift import worst
 from .status import STATES, Histogram, ModuleStatus, Status
 from .worker import Expose, Worker
 
@@ -111,6 +112,7 @@ def _module(parts: Sequence[ModuleStatus]) -> ModuleStatus:
         fed,
         **{name: sum(getattr(part, name) for part in parts) for name in totals},
         rejected=dict(sum((Counter(part.rejected) for part in parts), Counter())),
+        drift=worst([part.drift for part in parts]),
         changed=published.changed,
         published_at=published.published_at,
         fit_seconds=_histogram(part.fit_seconds for part in parts),

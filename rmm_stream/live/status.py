@@ -6,6 +6,7 @@ Knows no clock and no thread: times come in as numbers, s, Unix.
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ..frames import Exposure, Illumination
 from ..mask import BadPixel, MapChange, MapKey, Mask
 from ..policy.overlay import lay_over
+from ..rmm.drift import UNKNOWN_DRIFT, ModuleDrift
 
 FIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 FRAME_AGE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -54,6 +56,7 @@ class ModuleStatus:
     frames: offered to the statistics; accepted: counted by them; rejected: refused, by reason. nbytes: of their pixels.
     maps, judged, held: maps of this process, those with a verdict, those that the guard keeps back.
     suspected: pixels that the last fits of its maps held back as signal of the sample, summed over maps.
+    drift: how far its ASICs have moved in the dark.
     changed: pixels that the latest update turned bad or good. serial: grows with every change of flags.
     fed_at, published_at: s, Unix, by our clock; data_at: the source's clock of the latest frames; 0: not yet.
     """
@@ -67,6 +70,7 @@ class ModuleStatus:
     judged: int = 0
     held: int = 0
     suspected: int = 0
+    drift: ModuleDrift = UNKNOWN_DRIFT
     changed: int = 0
     version: int = 0
     serial: int = 0
@@ -213,6 +217,11 @@ def bad_by_flag(flags: NDArray) -> dict[str, int]:
     return {flag.name: int(counts[values & flag != 0].sum()) for flag in BadPixel}
 
 
+def _known(value: float) -> float | None:
+    """For JSON, which has no nan."""
+    return round(value, 3) if isfinite(value) else None
+
+
 def describe(status: Status, now: float, stall_s: float) -> dict:
     """The status as plain values, for JSON: no arrays."""
     exposure = status.exposure
@@ -259,6 +268,9 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
                 "judged": m.judged,
                 "held": m.held,
                 "suspected": m.suspected,
+                "asic_drift_adu": [_known(adu) for adu in m.drift.asic_drift],
+                "drift_adu_per_hour": _known(m.drift.per_hour),
+                "common_mode_adu": _known(m.drift.common_mode),
                 "changed": m.changed,
                 "version": m.version,
                 "train_id": m.train_id,

@@ -94,6 +94,7 @@ class Worker:
         self._changes = {module: dict(status.changes.get(module, {})) for module in self._modules}
         self._suspected: dict[MapKey, int] = {}  # pixels held back by the last fit of each map
         self._complaints = Complaints(log)
+        self._drifted: dict[tuple[int, int], str] = {}  # alarms of modules and stages, as they stand
         self._memory_at = -MEMORY_S
         self._news = False
         self._paused = True  # nothing waits for its block
@@ -153,6 +154,7 @@ class Worker:
                 data_at=batch.timestamp,
                 frame_age=module.frame_age.add(max(0.0, now - batch.timestamp)),
             )
+            self._note_drift()
             self._expose(labelled)
 
     def finish(self) -> None:
@@ -225,6 +227,13 @@ class Worker:
                 }
             self._modules[fit.key.module] = replace(module, **changes)
 
+    def _note_drift(self) -> None:
+        """Say once of each module and stage that it has moved; the alarm stands until it is right again."""
+        alarms = self._maker.drift.alarms
+        for key in alarms.keys() - self._drifted.keys():
+            log.warning("%s", alarms[key], extra={"event": "drift"})
+        self._drifted = alarms
+
     def _expose(self, batch: FrameBatch) -> None:
         """Note the exposure in force; the end of one is a moment to write the mask."""
         ended = self.status.exposures_ended + (self.status.exposure not in (None, batch.exposure))
@@ -243,7 +252,7 @@ class Worker:
             labelled_by=batch.labelled_by,
             exposures_ended=ended,
             contradictions=self._labeler.contradictions,
-            alarms=alarms,
+            alarms=(*alarms, *self._drifted.values()),
         )
 
     def _report(self) -> None:
@@ -254,7 +263,10 @@ class Worker:
             if status.serial != self.status.modules[module].serial:
                 changes = {**changes, module: dict(self._changes[module])}
                 judged = sum(bool(change.judged) for change in changes[module].values())
-                self._modules[module] = replace(status, judged=judged)
+                self._modules[module] = status = replace(status, judged=judged)
+            drift = self._maker.drift.of_module(module)
+            if drift is not status.drift:
+                self._modules[module] = replace(status, drift=drift)
         memory = self.status.memory
         if not 0 <= now - self._memory_at < MEMORY_S:
             self._memory_at, memory = now, held(self._maker)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from msgspec import structs
 from numpy.typing import NDArray
 
 from .. import detectors
@@ -20,9 +19,11 @@ from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import BadPixel, MapFit, MapKey, Mask
 from . import archive, background, gain, rehearsal
 from .dark import DarkFrames
+from .drift import CLEARED, SUSPECTED, Drift, Moved
 from .features import FeatureMap, LitCell
 from .gate import FrameGate
 from .keys import INDICATORS, VALUES, DarkKey, GateKey, LitKey, News
+from .levelling import SAMPLED
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
@@ -74,8 +75,10 @@ class MaskMaker:
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
         self.folded: dict[MapKey, News] = {}  # of the frames that the statistics hold
+        spacing = 1 if self.segments.levelled else SAMPLED
+        self.drift = Drift(self.spec, settings, self.cells, spacing, self.segments.asic_noise)
         self.darks = DarkFrames(
-            self.spec, settings, self.cells, self.segments, self._tell_dark, gate, len(self.modules)
+            self.spec, settings, self.cells, self.segments, self._tell_dark, gate, self.drift, len(self.modules)
         )
         self.flags: dict[MapKey, MapFit] = {}
         self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
@@ -124,8 +127,25 @@ class MaskMaker:
         elif len(take):
             take_in = self.darks.feed if exposure.illumination is Illumination.DARK else self._feed_lit
             accepted = take_in(batch, take, rejected)
+            for key, news in self.drift.news().items():
+                self._follow(key, news)
             self.segments.retire()
         return Fed(accepted, +rejected)
+
+    def _follow(self, key: tuple[int, int], news: Moved | str) -> None:
+        """An ASIC of a module and stage seems to have moved, or not after all, or has: then they have new segments."""
+        replaces = self.settings.drift.replace == "auto"
+        if news == SUSPECTED and replaces:
+            self.segments.part(*key)
+        elif news == CLEARED:
+            self.segments.rejoin(*key)
+        elif isinstance(news, Moved):
+            if replaces and key not in self.segments.parted:
+                self.segments.restart(Exposure(Illumination.DARK, key[1]), key[0])
+            if replaces:
+                self.segments.parted.discard(key)
+                self.drift.begin(*key)
+            self.drift.moved[key] = news
 
     def _check(self, batch: FrameBatch) -> None:
         if batch.module not in self.modules:
@@ -219,6 +239,7 @@ class MaskMaker:
         self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
             self.darks.drop_gates(exposure.gain_stage)
+            self.drift.begin(None, exposure.gain_stage)
 
     # ---- fitting ------------------------------------------------------------------------------------------------------
 
@@ -347,6 +368,7 @@ class MaskMaker:
         for maker in (self, other):
             maker.darks.end()
         self.segments.merge(other.segments)
+        self.drift.merge(other.drift)
         for key, news in other.folded.items():
             ours = self.folded.setdefault(key, News())
             ours.frames += news.frames
@@ -369,15 +391,4 @@ class MaskMaker:
         """Compile every kernel that this detector needs, before the first frame."""
         side = tuple(min(side, asic) for side, asic in zip(self.settings.fit.tile, self.spec.asic_shape))
         small = replace(self.spec, modules=1, cells=1, module_shape=side, asic_shape=side, edge_width=0)
-        few = replace_settings(self.settings, min_frames=rehearsal.FRAMES)
-        rehearsal.rehearse(MaskMaker(small, settings=few))
-
-
-def replace_settings(settings: Settings, **fit) -> Settings:
-    """The same settings, with some of [fit] changed, and F6 on every train."""
-    lit = structs.replace(settings.features.lit, every_train=1)
-    return structs.replace(
-        settings,
-        fit=structs.replace(settings.fit, **fit),
-        features=structs.replace(settings.features, lit=lit),
-    )
+        rehearsal.rehearse(MaskMaker(small, settings=rehearsal.few(self.settings)))

@@ -7,7 +7,9 @@ import gc
 from contextlib import contextmanager
 
 import numpy as np
+from msgspec import structs
 
+from ..config import Settings
 from ..frames import Exposure, FrameBatch, Illumination
 from .outliers import BINNED_FROM, fit_1d
 
@@ -24,6 +26,16 @@ def no_collection():
     finally:
         if was_on:
             gc.enable()
+
+
+def few(settings: Settings) -> Settings:
+    """The same settings, with so few frames enough, and F6 on every train."""
+    lit = structs.replace(settings.features.lit, every_train=1)
+    return structs.replace(
+        settings,
+        fit=structs.replace(settings.fit, min_frames=FRAMES),
+        features=structs.replace(settings.features, lit=lit),
+    )
 
 
 @no_collection()

@@ -340,3 +340,39 @@ def test_analogue_gain_and_a_detector_that_is_told_to():
         one, two = (m.dark[DarkKey(0, VALUES, 0)].moments(cell).std() for m in (plain, removed))
         np.testing.assert_allclose(np.median(two), np.median(one), rtol=0.02)
     assert removed.fit(MapKey(0, 0, 1)).flags.any() == plain.fit(MapKey(0, 0, 1)).flags.any()
+
+
+def test_on_the_maps_of_a_real_module_noise_is_judged_as_if_nothing_had_shifted(shared_data):
+    """Pedestal and rms of two ASICs of a JUNGFRAU module, shifted by five times their noise as ePix10ka does. Synthetic frames."""
+    offset, rms = (
+        np.fromfile(shared_data / "jungfrau_psi" / f"mod5_{name}.bin", "<f4").reshape(512, 1024)[:256, :512]
+        for name in ("pedeG0", "pedeG0_RMS")
+    )
+    spec = replace(detector("jungfrau05m"), module_shape=(256, 512), remove_common_mode=True)
+    rng = np.random.default_rng(11)
+    quiet = np.argwhere((np.abs(rms - np.median(rms)) < 0.1 * np.median(rms)) & ~spec.edge())
+    places = tuple(quiet[rng.choice(len(quiet), 60, replace=False)].T)
+    noise = rms.copy()
+    noise[places] *= 2.5
+    found = {}
+    for name, shift, remove in (("still", 0, "off"), ("kept", 5, "off"), ("removed", 5, "auto")):
+        m, rng = maker(spec, settings=Settings(common_mode=CommonMode(remove=remove))), np.random.default_rng(12)
+        for first in range(0, 240, 20):
+            frames = offset + noise * rng.standard_normal((20, *offset.shape), np.float32)
+            frames += np.repeat(shift * np.median(rms) * rng.standard_normal((20, 1, 2)), 256, axis=2).astype(
+                np.float32
+            )
+            fed = makers.frames(spec, 0, DARK0)
+            fields = {
+                "pixels": whole(frames, spec),
+                "gain": np.zeros(frames.shape, np.uint8),
+                "cell": np.zeros(20, "u2"),
+            }
+            ids = np.arange(first, first + 20, dtype="u8")
+            m.feed(replace(fed, **fields, train_id=ids, complete=np.ones(20, bool), timestamp=first / 10))
+        found[name] = (m.fit(MapKey(0, 0, 0)).flags & np.uint8(BadPixel.NOISE) != 0) & ~spec.edge()
+    still, kept, removed = found.values()
+    assert still[places].mean() == removed[places].mean() == 1
+    assert kept[places].mean() < 0.5
+    assert (still != removed).sum() < 0.1 * still.sum(), "those near the cut"
+    assert kept.sum() < 0.6 * still.sum()

@@ -104,6 +104,8 @@ def test_values_come_from_the_status():
     assert found["run_active"] == {(): 1}
     assert found["memory_bytes"] == {("dark",): 100}
     assert found["suspected_signal_pixels"] == {("3",): 8}
+    assert found["asic_drift_adu"] == {("0", "3"): 0.5, ("2", "3"): -3.0}  # of the other nothing is known
+    assert found["common_mode_adu"] == {("3",): 2.5}
     assert found["source_series_total"] == {("3",): 2}
     assert found["source_disconnects_total"] == {("frames",): 4}
     assert found["source_resets_total"] == {("frames",): 6}
@@ -127,7 +129,7 @@ def test_histogram_buckets_add_up():
 def test_no_label_beyond_the_bounded_ones():
     for family in text_string_to_metric_families(exposition(busy)().decode()):
         for sample in family.samples:
-            assert set(sample.labels) <= {"module", "reason", "socket", "queue", "part", "version", "le"}
+            assert set(sample.labels) <= {"module", "asic", "reason", "socket", "queue", "part", "version", "le"}
 
 
 def test_the_same_status_gives_the_same_text():

@@ -18,6 +18,7 @@ from rmm_stream.live.status import (
     health,
 )
 from rmm_stream.mask import BadPixel, MapKey
+from rmm_stream.rmm.drift import ModuleDrift
 
 
 def test_a_histogram_counts_a_bound_with_the_bucket_below():
@@ -122,3 +123,11 @@ def test_the_description_is_plain_json():
     assert found["sources"][0]["series"] == {"3": 1}
     assert (found["sources"][0]["disconnects"], found["sources"][0]["resets"]) == (2, 6)
     assert (found["modules"][0]["frames"], found["modules"][0]["suspected"]) == (10, 12)
+
+
+def test_drift_is_told_and_what_is_unknown_is_null():
+    drift = ModuleDrift((0.12345, float("nan")), float("nan"), 16.0)
+    (told,) = describe(with_module(drift=drift), 100.0, 30.0)["modules"]
+    assert told["asic_drift_adu"] == [0.123, None]
+    assert told["drift_adu_per_hour"] is None
+    assert told["common_mode_adu"] == 16.0

@@ -520,3 +520,22 @@ def test_a_configuration_becomes_parts_that_fit_together(tmp_path):
     assert own.status.modules == {1: ModuleStatus(1, maps=2)}
     assert own.labeler.current.exposure == ExposureSettings(default="dark").default_exposure
     assert replace(own.status, overlay={}).cells == range(1, 3)
+
+
+def test_a_drift_is_an_alarm_while_it_stands_and_one_line_in_the_log(caplog):
+    maker = FakeMaker()
+    worker, _ = make(maker, default=DARK)
+    maker.drift.alarms = {(0, 1): "module 0, stage low: ASIC 3 has moved by +20.1 ADU"}
+    for moved in (20.2, 20.3):
+        worker.feed([make_batch()])
+        maker.drift.alarms = {(0, 1): f"module 0, stage low: ASIC 3 has moved by +{moved} ADU"}
+    assert [r.message for r in caplog.records if getattr(r, "event", "") == "drift"] == [
+        "module 0, stage low: ASIC 3 has moved by +20.1 ADU"
+    ]
+    assert worker.status.alarms == ("module 0, stage low: ASIC 3 has moved by +20.2 ADU",)
+    maker.drift.alarms = {}
+    worker.step()
+    worker.feed([make_batch()])
+    assert worker.status.alarms == ()
+    worker.step()
+    assert worker.status.modules[0].drift.common_mode == 2.5

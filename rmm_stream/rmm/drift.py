@@ -19,7 +19,7 @@ from .common_mode import UNKNOWN, asics
 
 RECENT = 256  # measured frames that say where an ASIC is now, of whatever memory cell, at most
 QUICK = 4  # and the last ones among them, for a step
-FIRST = 12  # a level is the mean of so many frames at least
+FIRST = 6  # a level is the mean of so many frames at least
 LOOKS = 12  # in the time in which those that say where it is now are replaced
 SURE = 5.0  # standard errors: less is not told from chance
 BACK = 0.7  # of the limit: what has gone beyond it is beyond until it is back here
@@ -214,11 +214,13 @@ _KEPT = (
 
 
 def _median(rows: NDArray) -> NDArray:
-    """Of each column, of what is known; nan where nothing is."""
-    known = np.isfinite(rows)
-    if known.all() and len(rows):
-        return np.median(rows, axis=0)
-    return np.array([np.median(column[k]) if k.any() else np.nan for column, k in zip(rows.T, known.T)])
+    """Of each column, of what is known; nan where nothing is. rows: (n, k)."""
+    ordered, known = np.sort(rows, axis=0), np.isfinite(rows).sum(axis=0)  # nan comes last
+    if not len(rows):
+        return np.full(rows.shape[1], np.nan)
+    columns = np.arange(rows.shape[1])
+    low, high = np.maximum(known - 1, 0) // 2, np.maximum(known, 1) // 2
+    return np.where(known > 0, (ordered[low, columns] + ordered[np.where(known % 2, low, high), columns]) / 2, np.nan)
 
 
 class Drift:
@@ -269,16 +271,15 @@ class Drift:
     def news(self) -> dict[tuple[int, int], Moved | str]:
         """What has come up since the last call, by module and stage.
 
-        SUSPECTED: an ASIC is beyond the limit. CLEARED: none is any more. Moved: it is confirmed; the one that moved furthest."""
+        SUSPECTED: an ASIC is beyond the limit. CLEARED: none is any more. Moved: it is confirmed, of the furthest."""
         found, self._news = self._news, {}
         return found
 
     def words(self, moved: Moved) -> str:
         """What has moved, for a person."""
-        since = datetime.fromtimestamp(moved.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         where = f"module {moved.module}, stage {self.spec.stages[moved.gain_stage]}: ASIC {moved.asic}"
         by = f"{moved.by:+.1f} ADU in the dark ({abs(moved.by) / moved.noise:.1f} of its noise)"
-        return f"{where} has moved by {by}, seen since {since}"
+        return f"{where} has moved by {by}"
 
     @property
     def alarms(self) -> dict[tuple[int, int], str]:
@@ -286,7 +287,11 @@ class Drift:
         then = "its dark statistics have been started afresh"
         if self.settings.drift.replace == "operator":
             then = "its offsets are no longer right: rmm-stream expose ENDPOINT dark --new"
-        return {key: f"{self.words(moved)}; {then}" for key, moved in self.moved.items()}
+        said = {}
+        for key, moved in self.moved.items():
+            since = datetime.fromtimestamp(moved.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            said[key] = f"{self.words(moved)}, seen since {since}; {then}"
+        return said
 
     def begin(self, module: int | None, stage: int | None, cell: int | None = None) -> None:
         """Segments begin anew, of a module or of all, of a stage or of all, of one cell's place or of all."""

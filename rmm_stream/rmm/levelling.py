@@ -16,8 +16,15 @@ from .keys import VALUES, DarkKey
 from .segments import Segments
 from .stats import Block, flat
 
-#: Where shifts are not removed, they are watched: of each memory cell in one frame of so many.
-SAMPLED = 16
+#: Where shifts are not removed, they are watched: of each memory cell in one frame of so many, of few cells and of many.
+SAMPLED, SAMPLED_OF_MANY, MANY = 16, 32, 16
+
+
+def spacing(segments: Segments) -> int:
+    """Levels are taken of one frame of a memory cell in so many."""
+    if segments.levelled:
+        return 1
+    return SAMPLED if len(segments.cells) < MANY else SAMPLED_OF_MANY
 
 
 class Levelling:
@@ -25,6 +32,7 @@ class Levelling:
 
     def __init__(self, spec: DetectorSpec, cells: range, segments: Segments, drift: Drift):
         self.spec, self.cells, self.segments, self.drift = spec, cells, segments, drift
+        self.spacing = spacing(segments)
         self.watches = common_mode.measurable(spec)
         self._room: NDArray | None = None
 
@@ -36,7 +44,7 @@ class Levelling:
         for cell, (_, _, stage, *_) in last.items() if self.watches else ():
             stats = self.segments.dark.get(DarkKey(module, VALUES, stage))
             before = 0 if stats is None else int(stats.frames[cell - self.cells.start])
-            if before // SAMPLED < (before + n) // SAMPLED:
+            if before // self.spacing < (before + n) // self.spacing:
                 sampled.setdefault(stage, []).append(cell)
         for stage, cells in sampled.items():
             batch = last[cells[0]][0]

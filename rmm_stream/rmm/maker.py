@@ -23,7 +23,7 @@ from .drift import CLEARED, SUSPECTED, Drift, Moved
 from .features import FeatureMap, LitCell
 from .gate import FrameGate
 from .keys import INDICATORS, VALUES, DarkKey, GateKey, LitKey, News
-from .levelling import SAMPLED
+from .levelling import spacing
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
@@ -75,8 +75,7 @@ class MaskMaker:
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
         self.folded: dict[MapKey, News] = {}  # of the frames that the statistics hold
-        spacing = 1 if self.segments.levelled else SAMPLED
-        self.drift = Drift(self.spec, settings, self.cells, spacing, self.segments.asic_noise)
+        self.drift = Drift(self.spec, settings, self.cells, spacing(self.segments), self.segments.asic_noise)
         self.darks = DarkFrames(
             self.spec, settings, self.cells, self.segments, self._tell_dark, gate, self.drift, len(self.modules)
         )

@@ -13,6 +13,7 @@ BARS = {
     "fit-1d": "tests.bench.fit_1d",
     "gate": "tests.bench.gate",
     "accumulate": "tests.bench.accumulate",
+    "levels": "tests.bench.levels",
     "f6": "tests.bench.f6",
     "refresh": "tests.bench.refresh",
     "startup": "tests.bench.startup",

@@ -343,7 +343,7 @@ def test_analogue_gain_and_a_detector_that_is_told_to():
 
 
 def test_on_the_maps_of_a_real_module_noise_is_judged_as_if_nothing_had_shifted(shared_data):
-    """Pedestal and rms of two ASICs of a JUNGFRAU module, shifted by five times their noise as ePix10ka does. Synthetic frames."""
+    """Pedestal and rms of two ASICs of a JUNGFRAU module, shifted by five times their noise, as ePix10ka does: synthetic."""
     offset, rms = (
         np.fromfile(shared_data / "jungfrau_psi" / f"mod5_{name}.bin", "<f4").reshape(512, 1024)[:256, :512]
         for name in ("pedeG0", "pedeG0_RMS")

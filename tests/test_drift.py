@@ -17,7 +17,7 @@ from rmm_stream.frames import Exposure, FrameBatch, Illumination
 from rmm_stream.mask import BadPixel, MapKey
 from rmm_stream.rmm import MaskMaker
 from rmm_stream.rmm.common_mode import UNKNOWN
-from rmm_stream.rmm.drift import POINTS, RECENT, Track, _median, worst
+from rmm_stream.rmm.drift import POINTS, RECENT, SUSPECTED, Moved, Track, _median, worst
 from rmm_stream.rmm.drift import Drift as Tracks
 from rmm_stream.rmm.keys import VALUES, DarkKey
 
@@ -285,6 +285,23 @@ def test_asics_without_data_are_unknown_and_nobody_elses_business():
     assert track.recent.shape == (RECENT, 2)
 
 
+@pytest.mark.parametrize("cells", [1, 100])
+def test_cells_of_a_train_that_move_together_are_no_drift(cells):
+    """Trains differ by 4 ADU, all cells of a train alike: in 30 runs nothing is confirmed, and hardly anything suspected."""
+    suspected = 0
+    for seed in range(30):
+        drift = Tracks(QUAD, AUTO, range(cells), 32, lambda *key: np.full(4, 3.0))
+        rng, k = np.random.default_rng(seed), max(1, cells // 4)
+        for n in range(300):
+            at = (np.arange(k) + k * n) % cells
+            train = rng.normal(3000, 4, (1, 4)) + rng.normal(0, 0.3, (k, 4))
+            drift.note(0, 0, at, np.rint(train).astype(np.int32), float(n))
+            news = drift.news()
+            assert not any(isinstance(what, Moved) for what in news.values())
+            suspected += SUSPECTED in news.values()
+    assert suspected <= 2
+
+
 @settings_(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9))
 def test_medians_of_what_is_known(seed, n):
@@ -299,11 +316,12 @@ def test_memory_cells_are_joined():
     """100 cells, of which each says little: a step shows after few frames of each."""
     drift = Tracks(QUAD, AUTO, range(100), 16, lambda *key: np.full(4, 3.0))
     rng, cells = np.random.default_rng(0), np.arange(100)
-    base = rng.integers(2000, 4000, (100, 4))
+    base, seen = rng.integers(2000, 4000, (100, 4)), {}
     for n in range(60):  # trains that are measured: 16 * 60 frames of each cell
         shift = np.array([0, 0, 2 if n >= 20 else 0, 0])
         drift.note(0, 0, cells, np.rint(base + shift + rng.normal(0, 0.3, (100, 4))).astype(np.int32), float(n))
-    ((key, moved),) = drift.news().items()
+        seen |= {key: news for key, news in drift.news().items() if news != SUSPECTED}
+    ((key, moved),) = seen.items()
     assert key == (0, 0)
     assert (moved.module, moved.gain_stage, moved.asic) == (0, 0, 2)
     assert moved.by == pytest.approx(2, abs=0.3)

@@ -17,10 +17,10 @@ from ..config import Settings
 from ..detectors import DetectorSpec
 from .common_mode import UNKNOWN, asics
 
-RECENT = 256  # measured frames that say where an ASIC is now, of whatever memory cell, at most
+RECENT = 256  # measured trains that say where an ASIC is now, at most
 QUICK = 4  # and the last ones among them, for a step
 FIRST = 6  # a level is the mean of so many frames at least
-LOOKS = 12  # in the time in which those that say where it is now are replaced
+LOOKS = 12  # while those that say where it is now are replaced
 SURE = 5.0  # standard errors: less is not told from chance
 BACK = 0.7  # of the limit: what has gone beyond it is beyond until it is back here
 POINTS = 64  # of the course of a run
@@ -74,13 +74,16 @@ class Track:
     """
 
     def __init__(self, cells: int, asics: int, spacing: int, least: int, confirm: int):
-        self.spacing, self.confirm = spacing, confirm
+        self.spacing, self.least, self.confirm = spacing, least, confirm
         self.first = max(FIRST, least // spacing)
         self.total, self.n = np.zeros((2, cells, asics))
         self.settled = np.zeros(cells, bool)
         self.origin = np.full((cells, asics), np.nan)  # the first level of the run
         self.last = np.full((cells, asics), np.nan)
-        self.recent = np.full((RECENT, asics), np.nan)  # ADU above the level
+        self.recent = np.full(
+            (RECENT, asics), np.nan
+        )  # ADU above the level; a row is the median of the cells of a train
+        self.width = np.ones(1)  # cells in a row
         self.steps = np.full(RECENT, np.nan)  # ADU^2, mean over ASICs, from one measured frame of a cell to the next
         self.counts = np.zeros(3, np.int64)  # rows of recent ever written; at the last look; of steps
         self.now = np.full(asics, np.nan)
@@ -91,7 +94,7 @@ class Track:
         self.pace = np.zeros(2)  # points known; s between two of them
 
     def note(self, cells: NDArray, levels: NDArray) -> None:
-        """Take in measured frames. cells: (k,) places, each once. levels: (k, ASICs) int32."""
+        """Take in measured frames of one train. cells: (k,) places, each once. levels: (k, ASICs) int32."""
         values = np.where(levels == UNKNOWN, np.nan, levels)
         known = np.isfinite(steps := values - self.last[cells])
         some = known.any(axis=1)
@@ -102,7 +105,8 @@ class Track:
         settled = self.settled[cells]
         if settled.any():
             of = cells[settled]
-            self._write(self.recent, 0, values[settled] - self.total[of] / np.maximum(self.n[of], 1))
+            self._write(self.recent, 0, _median(values[settled] - self.level(of))[None])
+            self.width[:] = len(of)
         if not settled.all():
             of, fresh = cells[~settled], values[~settled]
             self.total[of] += np.nan_to_num(fresh)
@@ -122,8 +126,12 @@ class Track:
 
     @property
     def window(self) -> int:
-        """Measured frames that say where an ASIC is now: as many as made the levels of its cells, at most RECENT."""
-        return int(min(RECENT, self.first * max(1, np.count_nonzero(self.settled))))
+        """Rows that say where an ASIC is now: those of `least` frames of a cell, at most RECENT."""
+        return int(np.clip(self.least / self._frames_of_row(), FIRST, RECENT))
+
+    def _frames_of_row(self) -> float:
+        """Of each cell."""
+        return self.spacing * float(self.width[0]) / max(1, np.count_nonzero(self.settled))
 
     @property
     def due(self) -> bool:
@@ -144,11 +152,10 @@ class Track:
             self.noise[:] = noise(int(cells[len(cells) // 2]))
         rows = self._last(self.window)
         self.now[:] = _median(rows)
-        steps = 1.4826 * _median(
-            np.abs(np.diff(rows, axis=0))
-        )  # from one row to the next: a step of the ASIC is but one
-        sd = np.sqrt(np.square(steps) / 2 + 1 / 12)
-        of_level = 1 / np.maximum(self.n[cells].sum(axis=0), 1)
+        every = self._last(RECENT)
+        steps = 1.4826 * _median(np.abs(np.diff(every, axis=0)))  # an ASIC that steps does so once
+        sd = np.sqrt(np.square(steps) / 2 + 1 / 12) * (1 + 6 / len(every))  # few say badly how much they scatter
+        of_level = 1 / np.maximum(self.n[cells].mean(axis=0), 1)  # cells of a train may move together
         reach = limit * self.noise * np.where(self.beyond > 0, BACK, 1)
 
         def is_far(now: NDArray, n: int) -> NDArray:
@@ -157,7 +164,7 @@ class Track:
         far = is_far(self.now, len(rows)) | is_far(_median(self._last(QUICK)), QUICK)
         self.since[far & (self.beyond == 0)] = time
         self.since[~far] = np.nan
-        self.beyond[:] = np.where(far, self.beyond + max(1, round(fresh * self.spacing / len(cells))), 0)
+        self.beyond[:] = np.where(far, self.beyond + max(1, round(fresh * self._frames_of_row())), 0)
         self._note_course(time, cells)
         return np.flatnonzero(self.beyond >= self.confirm)
 
@@ -208,8 +215,8 @@ class Track:
 
 
 _KEPT = (
-    "total", "n", "settled", "origin", "last", "recent", "steps", "counts", "now", "noise", "beyond", "since", "course",
-    "pace",
+    "total", "n", "settled", "origin", "last", "recent", "width", "steps", "counts", "now", "noise", "beyond", "since",
+    "course", "pace",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from math import ceil
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from .config import Policy, Settings
@@ -72,6 +73,7 @@ class Accumulated(NamedTuple):
     not_sampled: int
     rejected: Counter
     exposures: dict[Exposure, NDArray]
+    moved: dict[tuple[int, int], str]
 
 
 class Done(NamedTuple):
@@ -79,6 +81,7 @@ class Done(NamedTuple):
 
     not_sampled: lit frames passed over, since F6 runs on one train in features.lit.every_train.
     exposures: (2, cells) int64 each, frames given and frames that count towards fit.min_frames.
+    moved: by module and stage, an ASIC that has moved while the darks were taken, in words.
     """
 
     mask: Mask
@@ -87,6 +90,7 @@ class Done(NamedTuple):
     not_sampled: int
     rejected: Counter
     exposures: dict[Exposure, NDArray]
+    moved: dict[tuple[int, int], str]
 
 
 class Made(NamedTuple):
@@ -97,6 +101,7 @@ class Made(NamedTuple):
     not_sampled: int
     rejected: Counter
     exposures: dict[Exposure, NDArray]
+    moved: dict[tuple[int, int], str]
 
 
 def make_masks(
@@ -136,6 +141,7 @@ def make_masks(
         sum(d.not_sampled for d in done),
         sum((d.rejected for d in done), Counter()),
         {e: np.concatenate([d.exposures[e] for d in done if e in d.exposures], axis=1) for e in every},
+        {key: words for d in reversed(done) for key, words in d.moved.items()},
     )
 
 
@@ -159,7 +165,9 @@ def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
     """Everything before the fits: both passes over the darks, then the lit frames."""
     shard = job.shard
     exclude = None if job.static is None else {shard.module: job.static}
-    maker = MaskMaker(job.spec, [shard.module], shard.cells, job.settings, exclude=exclude, gate=False)
+    drift = structs.replace(job.settings.drift, replace="operator")  # every frame that was given counts
+    settings = structs.replace(job.settings, drift=drift)
+    maker = MaskMaker(job.spec, [shard.module], shard.cells, settings, exclude=exclude, gate=False)
     read, accepted, not_sampled, rejected, exposures = 0, 0, 0, Counter(), {}
     every = job.settings.features.lit.every_train
 
@@ -188,7 +196,8 @@ def accumulate(job: Job, tick: Tick | None = None) -> Accumulated:
             exposures[exposure] = np.array(
                 [(given[c], _counting(maker, exposure, shard.module, c)) for c in shard.cells]
             ).T
-    return Accumulated(maker, read, accepted, not_sampled, +rejected, exposures)
+    moved = {key: maker.drift.words(moved) for key, moved in maker.drift.moved.items()}
+    return Accumulated(maker, read, accepted, not_sampled, +rejected, exposures, moved)
 
 
 def _counting(maker: MaskMaker, exposure: Exposure, module: int, cell: int) -> int:

@@ -47,6 +47,21 @@ TINY_PACKED = DetectorSpec(
     gain_codes=(0, 1, 3),
     packed=2,
 )
+#: The ASICs shift by more than the noise from frame to frame, and that is removed: what ePix10ka has.
+TINY_SHIFTING = DetectorSpec(
+    name="tinyepix",
+    modules=2,
+    module_shape=(64, 32),
+    asic_shape=(32, 32),
+    cells=3,
+    stages=("high", "low"),
+    bits=14,
+    gain="code",
+    gain_codes=(0, 1),
+    packed=2,
+    common_mode=16.0,
+    remove_common_mode=True,
+)
 #: Corrected frames, float32.
 TINY_CALIBRATED = DetectorSpec(
     name="tinycal", modules=2, module_shape=(64, 32), asic_shape=(32, 32), cells=3, bits=0, gain="none"

@@ -188,6 +188,47 @@ def in_bands(cuts, ascending, indicators):
     return [[g[of == stage].tolist() for of in where] for stage in range(len(cuts) + 1)]
 
 
+def level(values, least, most):
+    """Mean of the middle half, rounded, halves up; None of fewer than 20."""
+    x = sorted(int(v) for v in np.ravel(values) if least <= v <= most)
+    if len(x) < 20:
+        return None
+    middle = x[len(x) // 4 : len(x) - len(x) // 4]
+    return math.floor(Fraction(sum(middle), len(middle)) + Fraction(1, 2))
+
+
+def frame_levels(frame, rows, down, across, least, most):
+    """Of each ASIC, row by row."""
+    return [
+        level(frame[[r for r in rows if top <= r < bottom], left:right], least, most)
+        for top, bottom in down
+        for left, right in across
+    ]
+
+
+def level_frame(frame, down, across, lift, least, most, blank, still, empty, moved):
+    """(frame less the lift of each ASIC, still)."""
+    out, kept = np.full_like(frame, blank), still.copy()
+    asics = [(a, b) for a in down for b in across]
+    for (a, b), d in zip(asics, lift):
+        for r in range(*a) if d is not None else ():
+            for p in range(*b):
+                v = int(frame[r, p])
+                if least <= v <= most:
+                    kept[r, p] = v if still[r, p] in (empty, v) else moved
+                    if least <= v - d <= most:
+                        out[r, p] = v - d
+    return out, kept
+
+
+def levelled_moments(values, levels):
+    """Of one pixel: (count, mean, M2) of its values less the levels of its ASIC; the mean level is added again."""
+    if len(set(values)) == 1:
+        return len(values), float(values[0]), 0.0
+    n, mean, m2 = triple([v - level for v, level in zip(values, levels)])
+    return n, mean + sum(levels) / len(levels), m2
+
+
 def bands_of(cuts, ascending):
     """Per stage and pixel, every indicator of 16 bits that route_analogue() puts there: (lowest, highest), or (1, 0)."""
     every, bands = np.arange(65536, dtype=np.uint16), []

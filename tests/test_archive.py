@@ -8,7 +8,7 @@ from pathlib import Path
 import makers
 import numpy as np
 import pytest
-from builders import TINY, TINY_CALIBRATED, TINY_PACKED
+from builders import TINY, TINY_CALIBRATED, TINY_PACKED, TINY_SHIFTING
 from makers import DARK, DARK0, FLAT0, SAMPLE0, SETTINGS, frames, maker
 
 from rmm_stream.mask import MapKey
@@ -28,7 +28,7 @@ def fed(spec) -> MaskMaker:
     return m
 
 
-@pytest.mark.parametrize("spec", [TINY, TINY_PACKED, TINY_CALIBRATED], ids=lambda s: s.name)
+@pytest.mark.parametrize("spec", [TINY, TINY_PACKED, TINY_SHIFTING, TINY_CALIBRATED], ids=lambda s: s.name)
 def test_a_restored_maker_continues_identically(spec):
     m = fed(spec)
     state = {name: array.copy() for name, array in m.state().items()}

@@ -432,3 +432,23 @@ def test_the_erratic_pixel_of_the_recorded_camera_is_flagged_early_and_late(shar
         assert 5 <= noisy.sum() <= 30
         found.append(noisy)
     assert (found[0] & found[1]).sum() >= 5
+
+
+def test_darks_of_two_states_are_all_used_and_it_is_said(tmp_path, rng, capsys):
+    """The second half of the darks lies 30 ADU higher in one ASIC: batch leaves nothing out, and warns."""
+    n = 240
+    data = np.rint(rng.normal(4000, 3, (n, 1, 64, 64))).astype(np.uint16)
+    data[n // 2 :, :, :32, 32:] += np.uint16(30)
+    with h5py.File(tmp_path / "dark.h5", "w") as file:
+        file["entry/data/data"] = data[:, 0]
+    (tmp_path / "quad.toml").write_text(
+        '[detector]\nname = "quad"\nmodules = 1\nmodule_shape = [64, 64]\nasic_shape = [32, 32]\nbits = 14\n'
+        '[fit]\nmin_frames = 24\n[common_mode]\nremove = "on"\n'
+    )
+    given = ["--dark", str(tmp_path / "dark.h5"), "--output", str(tmp_path / "mask.h5")]
+    assert main(["batch", str(tmp_path / "quad.toml"), *given, "--json"]) == 0
+    (line,) = warnings(capsys.readouterr().err)
+    assert "module 0, stage high: ASIC 1 has moved by +30" in line
+    assert line.endswith("its darks show two states of the detector; give those of one")
+    (mask,) = read_mask(tmp_path / "mask.h5").masks
+    assert mask.frames.tolist() == [[n]]

@@ -133,7 +133,7 @@ def test_a_shipped_configuration_is_valid(path):
     parse(path.read_text("utf-8"), path.name)
 
 
-@pytest.mark.parametrize("name", ["agipd1m", "jungfrau4m"])
+@pytest.mark.parametrize("name", ["agipd1m", "epix10k2m", "jungfrau4m"])
 def test_a_shipped_configuration_shows_defaults_as_they_are_and_says_what_each_line_asks(name):
     path = ROOT / "configs" / f"{name}.toml"
     text = path.read_text("utf-8")
@@ -141,9 +141,10 @@ def test_a_shipped_configuration_shows_defaults_as_they_are_and_says_what_each_l
     chosen = {"detector", "shards"}
     minimal = parse(f'[detector]\nname = "{name}"')
     full = parse(text)
-    for section in ("gate", "fit", "features", "policy", "publish", "store", "http", "exposure"):
+    shown = {"gate", "fit", "common_mode", "drift", "features", "policy", "publish", "store", "http", "exposure"}
+    for section in shown:
         assert getattr(full, section) == getattr(minimal, section), section
-    assert set(tree) - chosen <= {"source", "gate", "fit", "features", "policy", "publish", "store", "http", "exposure"}
+    assert set(tree) - chosen <= {"source", *shown}
     settings = [line for line in text.splitlines() if " = " in line and not line.startswith("#")]
     assert all("#" in line for line in settings)
 

@@ -100,7 +100,7 @@ def test_a_refusal_names_key_value_and_what_is_allowed(section, lines, names, al
         (HEAD + "[features.lid]\n", "features.lid: unknown key"),
         ("[detector\n", "not TOML"),
         ('[detector]\nname = "mine"\n', "lacks modules, module_shape, asic_shape"),
-        ('[detector]\nname = "mine"\n', "agipd1m, jungfrau4m"),
+        ('[detector]\nname = "mine"\n', "agipd1m, epix10k2m, jungfrau4m"),
         ('[detector]\nname = "a b"\n', "detector.name = 'a b'"),
         (HEAD + "bits = 33\n", "detector.bits = 33: expected `int` <= 32"),
         (HEAD + 'gain = "analog"\n', "detector.gain = 'analog': allowed are 'none', 'code', 'analogue'"),

@@ -24,7 +24,7 @@ def test_known_detectors_are_what_they_are_called(name):
 
 
 def test_an_unknown_detector_is_told_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'agipd'.*agipd1m, jungfrau4m"):
+    with pytest.raises(ConfigError, match=r"'agipd'.*agipd1m, epix10k2m, jungfrau4m"):
         detector("agipd")
 
 

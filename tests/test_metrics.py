@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rmm_stream.live.metrics import CollapsedCache, exposition
 from rmm_stream.live.status import SourceStatus
 from rmm_stream.mask import MapKey
+from rmm_stream.rmm.drift import ModuleDrift
 from rmm_stream.wire.decoder import NO_MODULE
 
 #: Renaming one breaks every dashboard and alert.
@@ -22,6 +23,7 @@ PROMISED = {
     "messages_malformed_total", "source_disconnects_total", "source_resets_total", "source_series_total",
     "memory_bytes", "build_info", "lit_every_train", "frames_labelled_total",
     "mask_pinned",
+    "asic_drift_adu", "common_mode_adu",
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -41,6 +43,7 @@ def busy():
     module = replace(
         module,
         suspected=8,
+        drift=ModuleDrift((0.5, float("nan"), -3.0), 12.0, 2.5),
         rejected={"gated": 4},
         labelled={("dark", "stream"): 7, ("sample", "classifier"): 3},
         frame_age=module.frame_age.add(0.2),
@@ -105,6 +108,8 @@ def test_values_come_from_the_status():
     assert found["run_active"] == {(): 1}
     assert found["memory_bytes"] == {("dark",): 100}
     assert found["suspected_signal_pixels"] == {("3",): 8}
+    assert found["asic_drift_adu"] == {("0", "3"): 0.5, ("2", "3"): -3.0}  # of the other nothing is known
+    assert found["common_mode_adu"] == {("3",): 2.5}
     assert found["source_series_total"] == {("3",): 2}
     assert found["source_disconnects_total"] == {("frames",): 4}
     assert found["source_resets_total"] == {("frames",): 6}
@@ -130,6 +135,7 @@ def test_no_label_beyond_the_bounded_ones():
         for sample in family.samples:
             assert set(sample.labels) <= {
                 "module",
+                "asic",
                 "reason",
                 "socket",
                 "queue",

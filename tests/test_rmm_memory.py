@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import TINY, TINY_CALIBRATED, TINY_PACKED
+from builders import TINY, TINY_CALIBRATED, TINY_PACKED, TINY_SHIFTING
 from makers import FLAT, FLAT0, SAMPLE0, SETTINGS, frames, maker
 from msgspec import structs
 
@@ -30,7 +30,7 @@ def held(m, policy):
     return sum(state.values()) + kept + sum(c.flags.nbytes for c in policy.published.values())
 
 
-@pytest.mark.parametrize("spec", [TINY, TINY_PACKED, TINY_CALIBRATED], ids=lambda s: s.name)
+@pytest.mark.parametrize("spec", [TINY, TINY_PACKED, TINY_SHIFTING, TINY_CALIBRATED], ids=lambda s: s.name)
 def test_plan_is_what_a_maker_holds_that_has_been_fed_everything(spec, monkeypatch):
     """Darks and flats of every stage, samples of the first; so many darks that the wide sums are there."""
     monkeypatch.setattr(sums, "FOLD_AT", 16)

@@ -19,6 +19,7 @@ from rmm_stream.live.status import (
     health,
 )
 from rmm_stream.mask import BadPixel, MapKey
+from rmm_stream.rmm.drift import ModuleDrift
 
 
 def test_a_histogram_counts_a_bound_with_the_bucket_below():
@@ -135,3 +136,11 @@ def test_the_latest_module_is_the_one_fed_last_whatever_its_train_says():
 def test_a_pin_is_described():
     assert describe(running(pinned=12), 100.0, 30.0)["pinned"] == 12
     assert describe(running(), 100.0, 30.0)["pinned"] == 0
+
+
+def test_drift_is_told_and_what_is_unknown_is_null():
+    drift = ModuleDrift((0.12345, float("nan")), float("nan"), 16.0)
+    (told,) = describe(with_module(drift=drift), 100.0, 30.0)["modules"]
+    assert told["asic_drift_adu"] == [0.123, None]
+    assert told["drift_adu_per_hour"] is None
+    assert told["common_mode_adu"] == 16.0

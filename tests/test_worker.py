@@ -27,6 +27,7 @@ from rmm_stream.mask import BadPixel, MapFit, MapKey
 from rmm_stream.policy import MaskPolicy
 from rmm_stream.policy.overlay import overlay
 from rmm_stream.rmm import MaskMaker
+from rmm_stream.rmm.drift import ModuleDrift
 from rmm_stream.sources.tally import Tally
 
 FRAMES = 24
@@ -40,6 +41,7 @@ class FakeMaker:
         self.fed, self.restarted, self.fits, self.folded = [], [], list(due), 0
         self.segments, self.lit, self.every_train = SimpleNamespace(dark={}), {}, 1
         self.light, self.relabelled = None, Counter()
+        self.drift = SimpleNamespace(alarms={}, of_module=lambda module: ModuleDrift(common_mode=2.5))
 
     def feed(self, batch):
         self.fed.append(batch)
@@ -684,3 +686,23 @@ def test_a_restored_mask_is_no_pin(caplog):
     assert len(published) == 1
     assert worker.status.pinned == 0
     assert "the store says: version 7 speaks until fits do: 1 maps published" in caplog.text
+
+
+def test_a_drift_is_an_alarm_while_it_stands_and_one_line_in_the_log(caplog):
+    maker = FakeMaker()
+    worker, _ = make(maker, default=DARK)
+    maker.drift.alarms = {(0, 1): "module 0, stage low: ASIC 3 has moved by +20.1 ADU"}
+    for moved in (20.2, 20.3):
+        worker.feed([make_batch()])
+        maker.drift.alarms = {(0, 1): f"module 0, stage low: ASIC 3 has moved by +{moved} ADU"}
+    assert [r.message for r in caplog.records if getattr(r, "event", "") == "drift"] == [
+        "module 0, stage low: ASIC 3 has moved by +20.1 ADU"
+    ]
+    worker.step()
+    assert worker.status.alarms == ("module 0, stage low: ASIC 3 has moved by +20.2 ADU",)
+    maker.drift.alarms = {}
+    worker.feed([make_batch()])
+    worker.step()
+    assert worker.status.alarms == ()
+    worker.step()
+    assert worker.status.modules[0].drift.common_mode == 2.5

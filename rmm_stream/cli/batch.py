@@ -102,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(found) if args.json else _in_words(found))
     for line in _lacking(made, spec, config):
         log.warning("%s", line)
+    for words in made.moved.values():
+        log.warning("%s: its darks show two states of the detector; give those of one", words)
     return 0
 
 

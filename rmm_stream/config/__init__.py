@@ -3,8 +3,10 @@
 from .parsing import build, is_loopback, parse
 from .sections import (
     AXES,
+    CommonMode,
     Config,
     Detector,
+    Drift,
     ExposureSettings,
     Features,
     Fit,
@@ -25,8 +27,10 @@ from .sections import (
 
 __all__ = [
     "AXES",
+    "CommonMode",
     "Config",
     "Detector",
+    "Drift",
     "ExposureSettings",
     "Features",
     "Fit",

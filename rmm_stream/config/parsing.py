@@ -115,6 +115,7 @@ def _check(config: Config) -> None:
         lit.span_frames,
         f"needs two frames per bucket, {2 * lit.buckets} or more",
     )
+    config.common_mode.removed_from(spec)
     pixels = spec.module_shape[0] * spec.module_shape[1]
     _refuse(
         pixels > MAX_PIXELS or pixels * spec.cells * len(spec.stages) > MAX_MASK,

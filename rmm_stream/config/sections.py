@@ -45,6 +45,7 @@ class Detector(Section):
     gain_thresholds: tuple[float, ...] | UnsetType = UNSET
     adu_per_photon: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
     common_mode: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    remove_common_mode: bool | UnsetType = UNSET
 
     def spec(self) -> DetectorSpec:
         """The DetectorSpec of this section. Raises ConfigError where a description lacks a field or contradicts itself."""
@@ -173,6 +174,32 @@ class Features(Section):
     lit_rate: LitRate = LitRate()
 
 
+class CommonMode(Section):
+    """[common_mode]: shifts of whole ASICs from one dark frame to the next."""
+
+    remove: Literal["auto", "on", "off"] = "auto"  # from dark frames; auto: as the detector needs it
+
+    def removed_from(self, spec: DetectorSpec) -> bool:
+        """Whether shifts are removed. Raises ConfigError where they cannot be."""
+        wanted = self.remove == "on" or (self.remove == "auto" and spec.remove_common_mode)
+        top = (1 << spec.bits) - 1
+        can = spec.narrow and spec.bits > 8 and not spec.counting and not any(0 < s < top for s in spec.sentinels)
+        if wanted and not can:
+            raise ConfigError(
+                "common_mode.remove: shifts are removed from raw integers of 9 to 14 bits of a detector that integrates, "
+                f"whose sentinels are its least or largest value; {spec.name} is not one"
+            )
+        return wanted
+
+
+class Drift(Section):
+    """[drift]: how far ASICs have moved in the dark since their statistics began."""
+
+    limit: Annotated[float, Meta(gt=0, le=100)] = 0.5  # in noise of the ASIC: then noise seems 1/8 larger than it is
+    confirm_frames: Positive | None = None  # dark frames of a cell that have to say so; None: fit.min_frames
+    replace: Literal["auto", "operator"] = "auto"  # who starts the statistics of that module and stage afresh
+
+
 class Settings(Section):
     """All that a MaskMaker needs to know beside the detector."""
 
@@ -180,6 +207,8 @@ class Settings(Section):
     fit: Fit = Fit()
     features: Features = Features()
     light: LightSettings = LightSettings()
+    common_mode: CommonMode = CommonMode()
+    drift: Drift = Drift()
 
 
 class Policy(Section):
@@ -252,6 +281,8 @@ class Config(Section):
     gate: Gate = Gate()
     fit: Fit = Fit()
     features: Features = Features()
+    common_mode: CommonMode = CommonMode()
+    drift: Drift = Drift()
     policy: Policy = Policy()
     publish: Publish = Publish()
     store: Store = Store()
@@ -260,7 +291,7 @@ class Config(Section):
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.gate, self.fit, self.features, self.exposure.light)
+        return Settings(self.gate, self.fit, self.features, self.exposure.light, self.common_mode, self.drift)
 
     @property
     def modules(self) -> tuple[int, ...]:

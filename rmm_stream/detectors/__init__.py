@@ -7,6 +7,7 @@ from .spec import DetectorSpec
 
 DETECTORS = {
     "agipd1m": "rmm_stream.detectors.agipd:AGIPD1M",
+    "epix10k2m": "rmm_stream.detectors.epix10k:EPIX10K2M",
     "jungfrau4m": "rmm_stream.detectors.jungfrau:JUNGFRAU4M",
     "jungfrau05m": "rmm_stream.detectors.jungfrau:JUNGFRAU05M",
 }

@@ -34,6 +34,7 @@ class DetectorSpec:
     gain_thresholds: ADC values between adjacent stages, used while the dark of a stage lacks; () if unknown.
     adu_per_photon: ADU of one photon in stage 0, for the photon floor of lit frames; None: unknown.
     common_mode: ADU, typical shift of one ASIC from frame to frame; 0: none known. Used by the simulator.
+    remove_common_mode: whether that is so large that dark statistics need it removed, unless [common_mode] says otherwise.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DetectorSpec:
     gain_thresholds: tuple[float, ...] = ()
     adu_per_photon: float | None = None
     common_mode: float = 0.0
+    remove_common_mode: bool = False
 
     def __post_init__(self):
         for side, (whole, part) in enumerate(zip(self.module_shape, self.asic_shape)):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..frames import FrameBatch
 from ..mask import MapKey
+from ..rmm.drift import worst
 from .requests import Request
 from .status import STATES, Histogram, ModuleStatus, Status
 from .worker import Worker
@@ -120,6 +121,7 @@ def _module(parts: Sequence[ModuleStatus]) -> ModuleStatus:
         **{name: sum(getattr(part, name) for part in parts) for name in totals},
         rejected=dict(sum((Counter(part.rejected) for part in parts), Counter())),
         labelled=dict(sum((Counter(part.labelled) for part in parts), Counter())),
+        drift=worst([part.drift for part in parts]),
         changed=published.changed,
         published_at=published.published_at,
         first_train=min((part.first_train for part in parts if part.frames), default=0),

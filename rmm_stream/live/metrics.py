@@ -5,6 +5,7 @@ Every label set is bounded: modules and closed lists of words. Never a label per
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import isfinite
 
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
@@ -152,6 +153,14 @@ def _masks(status: Status, cache: CollapsedCache) -> Iterator[Metric]:
     ):
         yield _gauge(name, text, ["module"], {(str(m.module),): getattr(m, value) for m in modules})
     yield _gauge("mask_pinned", "1 while fits change nothing, after a rollback.", [], {(): float(status.pinned > 0)})
+    drift = {
+        (str(m.module), str(asic)): adu for m in modules for asic, adu in enumerate(m.drift.asic_drift) if isfinite(adu)
+    }
+    yield _gauge(
+        "asic_drift_adu", "How far an ASIC has moved since its dark statistics began.", ["module", "asic"], drift
+    )
+    shifts = {(str(m.module),): m.drift.common_mode for m in modules if isfinite(m.drift.common_mode)}
+    yield _gauge("common_mode_adu", "Rms of the shifts of ASICs from frame to frame.", ["module"], shifts)
     yield _gauge(
         "shard_generation",
         "How often this shard has had a new owner.",

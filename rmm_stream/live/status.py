@@ -6,6 +6,7 @@ Knows no clock and no thread: times come in as numbers, s, Unix.
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ..frames import Exposure, Illumination
 from ..mask import BadPixel, MapChange, MapKey, Mask
 from ..policy.overlay import lay_over
+from ..rmm.drift import UNKNOWN_DRIFT, ModuleDrift
 from ..storage.comparison import bad_by_flag as bad_by_flag
 
 FIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -56,6 +58,7 @@ class ModuleStatus:
     maps, judged, held: maps of this process, those with a verdict, those that the guard keeps back.
     labelled: frames offered, by (illumination, voice). light: what the classifier can tell by now, in words; "": it is off.
     suspected: pixels that the last fits of its maps held back as signal of the sample, summed over maps.
+    drift: how far its ASICs have moved in the dark.
     changed: pixels that the latest update turned bad or good. serial: grows with every change of flags.
     first_train, train_id: of the first frames since the start and of the latest ones.
     fed_at, published_at: s, Unix, by our clock; data_at: the source's clock of the latest frames; 0: not yet.
@@ -72,6 +75,7 @@ class ModuleStatus:
     judged: int = 0
     held: int = 0
     suspected: int = 0
+    drift: ModuleDrift = UNKNOWN_DRIFT
     changed: int = 0
     version: int = 0
     serial: int = 0
@@ -219,6 +223,11 @@ def collapsed(status: Status, module: int) -> NDArray:
     return out if speaking else overlay | np.uint8(BadPixel.NO_DATA)
 
 
+def _known(value: float) -> float | None:
+    """For JSON, which has no nan."""
+    return round(value, 3) if isfinite(value) else None
+
+
 def describe(status: Status, now: float, stall_s: float) -> dict:
     """The status as plain values, for JSON: no arrays."""
     exposure = status.exposure
@@ -268,6 +277,9 @@ def describe(status: Status, now: float, stall_s: float) -> dict:
                 "judged": m.judged,
                 "held": m.held,
                 "suspected": m.suspected,
+                "asic_drift_adu": [_known(adu) for adu in m.drift.asic_drift],
+                "drift_adu_per_hour": _known(m.drift.per_hour),
+                "common_mode_adu": _known(m.drift.common_mode),
                 "changed": m.changed,
                 "version": m.version,
                 "train_id": m.train_id,

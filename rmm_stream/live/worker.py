@@ -78,6 +78,7 @@ class Worker:
         self._complaints = Complaints(log)
         self._alarms: dict[str, str] = {}  # by what they are about
         self._denied: tuple[str, ...] = ()  # alarms about frames that are not what they are declared as
+        self._drifted: dict[tuple[int, int], str] = {}  # alarms of modules and stages, as they stand
         self._memory_at = -MEMORY_S
         self._pinned = 0  # the version
         self._news = False
@@ -146,6 +147,7 @@ class Worker:
                 data_at=batch.timestamp,
                 frame_age=module.frame_age.add(max(0.0, now - batch.timestamp)),
             )
+            self._note_drift()
             self._expose(labelled, used=accepted > 0)
 
     def finish(self) -> None:
@@ -260,6 +262,13 @@ class Worker:
             log.info("module %d: no map is held any more", module.module, extra={"event": "held"})
         return replace(module, held=len(held))
 
+    def _note_drift(self) -> None:
+        """Say once of each module and stage that it has moved; the alarm stands until it is right again."""
+        alarms = self._maker.drift.alarms
+        for key in alarms.keys() - self._drifted.keys():
+            log.warning("%s", alarms[key], extra={"event": "drift"})
+        self._drifted = alarms
+
     def _expose(self, batch: FrameBatch, used: bool) -> None:
         """Note the exposure in force; the end of one is a moment to write the mask. used: whether any frame was."""
         ended = self.status.exposures_ended + (self.status.exposure not in (None, batch.exposure))
@@ -292,7 +301,10 @@ class Worker:
             if status.serial != self.status.modules[module].serial:
                 changes = {**changes, module: dict(self._changes[module])}
                 judged = sum(bool(change.judged) for change in changes[module].values())
-                self._modules[module] = replace(status, judged=judged)
+                self._modules[module] = status = replace(status, judged=judged)
+            drift = self._maker.drift.of_module(module)
+            if drift is not status.drift:
+                self._modules[module] = replace(status, drift=drift)
         memory = self.status.memory
         if not 0 <= now - self._memory_at < MEMORY_S:
             self._memory_at, memory = now, held(self._maker)
@@ -301,7 +313,7 @@ class Worker:
             modules=dict(self._modules),
             changes=changes,
             memory=memory,
-            alarms=(*self._alarms.values(), *self._denied),
+            alarms=(*self._alarms.values(), *self._denied, *self._drifted.values()),
             every_train=self._maker.every_train,
             pinned=self._pinned if self._policy.pinned else 0,
             turns=self.status.turns + 1,

@@ -11,10 +11,11 @@ from ..detectors import DetectorSpec
 from ..errors import DataError
 from ..frames import Illumination
 from ..mask import BadPixel, MapFit, MapKey
+from .common_mode import LevelledStats
 from .gate import FrameGate
 from .keys import DarkKey, GateKey, LitKey, News
 from .snr import SnrStats
-from .stats import FloatStats, IntegerStats
+from .stats import FloatStats, IntegerStats, PixelStats
 
 
 def _text(value) -> NDArray:
@@ -29,6 +30,7 @@ def pack(maker) -> dict[str, NDArray]:
         "modules": np.array(maker.modules),
         "cells": np.array([maker.cells.start, maker.cells.stop]),
         "gated": np.array(maker.gated),
+        "parted": np.array(sorted(maker.segments.parted), np.int64).reshape(-1, 2),
         "news": np.array(
             [[*key, n.frames, n.fitted_at, n.train_id, n.around] for key, n in maker.news.items()], np.int64
         ),
@@ -41,6 +43,7 @@ def pack(maker) -> dict[str, NDArray]:
         parts |= {f"{name}dark/{k.module}/{k.quantity}/{k.gain_stage}": v for k, v in dark.items()}
         parts |= {f"{name}lit/{k.module}/{k.illumination.value}/{k.gain_stage}": v for k, v in lit.items()}
     parts |= {f"gate/{k.module}/{k.gain_stage}": v for k, v in maker.darks.gates.items()}
+    state |= {f"drift/{name}": array for name, array in maker.drift.state().items()}
     for prefix, part in parts.items():
         state |= {f"{prefix}/{name}": array.copy() for name, array in part.state().items()}
     if maker.light is not None:
@@ -61,9 +64,18 @@ def _fit(key: MapKey, arrays: dict[str, NDArray]) -> MapFit:
     return MapFit(key, flags, doubtful, BadPixel(judged), frames, train_id, float(arrays["timestamp"]), suspected)
 
 
+def _dark(arrays: dict[str, NDArray], maker) -> PixelStats:
+    """Statistics of dark values or indicators, of a state."""
+    if "datum" not in arrays:
+        return (IntegerStats if "s1" in arrays else FloatStats).restore(arrays)
+    stats = LevelledStats(len(maker.cells), maker.spec)
+    stats.take_over(arrays)
+    return stats
+
+
 def unpack(state: dict[str, NDArray], kind):
     """The maker, of class `kind`, of a state. Raises DataError for what is not the state of a maker."""
-    if lacking := {"spec", "settings", "modules", "cells", "gated", "news", "news_time"} - set(state):
+    if lacking := {"spec", "settings", "modules", "cells", "gated", "parted", "news", "news_time"} - set(state):
         raise DataError(f"not the state of a MaskMaker: it lacks {', '.join(sorted(lacking))}")
     spec = msgspec.json.decode(state["spec"].tobytes(), type=DetectorSpec)
     settings = msgspec.json.decode(state["settings"].tobytes(), type=Settings)
@@ -83,8 +95,7 @@ def unpack(state: dict[str, NDArray], kind):
             parts.setdefault(tuple(words[:n]), {})["/".join(words[n:])] = array
     for (what, module, second, *third), arrays in parts.items():
         if what.endswith("dark"):
-            stats = (IntegerStats if "s1" in arrays else FloatStats).restore(arrays)
-            getattr(maker.segments, what)[DarkKey(int(module), second, int(third[0]))] = stats
+            getattr(maker.segments, what)[DarkKey(int(module), second, int(third[0]))] = _dark(arrays, maker)
         elif what.endswith("lit"):
             key = LitKey(int(module), Illumination(second), int(third[0]))
             getattr(maker.segments, what)[key] = SnrStats.restore(arrays)
@@ -94,6 +105,8 @@ def unpack(state: dict[str, NDArray], kind):
         else:
             key = MapKey(int(module), int(second), int(third[0]))
             maker.flags[key] = _fit(key, arrays)
+    maker.segments.parted = set(map(tuple, state["parted"].tolist()))
+    maker.drift.restore({n.removeprefix("drift/"): a for n, a in state.items() if n.startswith("drift/")})
     for row, (timestamp, fitted) in zip(state["news"].tolist(), state["news_time"].tolist()):
         *counts, around = row[3:]
         maker.folded[MapKey(*row[:3])] = News(*counts, timestamp, fitted, around)

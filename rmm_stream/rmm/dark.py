@@ -18,11 +18,13 @@ from ..detectors import DetectorSpec
 from ..frames import FrameBatch
 from ..mask import MapKey
 from . import gain
+from .drift import Drift
 from .gate import FrameGate
 from .kernels import blocks, routing
 from .kernels.blocks import BLOCK
 from .kernels.compiled import read_only
 from .keys import INDICATORS, VALUES, DarkKey, GateKey
+from .levelling import Levelling
 from .light import CLASSIFIER, Light
 from .segments import Segments
 from .stats import INDICATOR, VALUE, Block, flat
@@ -51,7 +53,8 @@ class DarkFrames:
     """The dark path of one maker. Mutable; one owner.
 
     told: called with (map key, frames, batch, index) when so many frames of a map have been folded, of which the last is named.
-    gated: False leaves F1 to the caller. modules: how many take turns. light: who refuses darks that look lit; None: nobody.
+    gated: False leaves F1 to the caller. drift: is told the levels of ASICs, and which cells begin anew. modules: how many
+    take turns. light: who refuses darks that look lit; None: nobody.
     """
 
     def __init__(
@@ -62,13 +65,14 @@ class DarkFrames:
         segments: Segments,
         told: Callable[[MapKey, int, FrameBatch, int], None],
         gated: bool,
+        drift: Drift,
         modules: int = 1,
         light: Light | None = None,
     ):
         self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
         self.gated, self.light = gated, light
         self.gates: dict[GateKey, FrameGate] = {}
-        self._told = told
+        self._told, self._levelling = told, Levelling(spec, cells, segments, drift)
         least, most, inner = gain.data_range(spec) if spec.exact else (0, 0, ())
         top = np.iinfo(spec.dtype).max if spec.exact else 0
         # a place without a frame needs a value that is no data
@@ -208,6 +212,7 @@ class DarkFrames:
             if group.module == module and cell in waiting:
                 waiting[cell] = [held for held in waiting[cell] if held.stage != stage]
         self.segments.restart_cell(module, stage, cell)
+        self._levelling.begin(module, stage, cell)
 
     def drop_gates(self, gain_stage: int | None) -> None:
         """Let F1 learn anew, of one stage or of all."""
@@ -233,13 +238,18 @@ class DarkFrames:
         """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
         together: dict[tuple[int, ...], list[int]] = {}
         for cell, held in frames.items():
-            together.setdefault(tuple(id(h.batch) for h in held), []).append(cell)
+            alone = cell if self.segments.levelled else -1
+            together.setdefault((alone, *(id(h.batch) for h in held)), []).append(cell)
         for cells in together.values():
             batches = [h.batch for h in frames[cells[0]]]
             rows = np.zeros((len(cells), BLOCK), np.int64)
             rows[:, : len(batches)] = [[h.frame for h in frames[cell]] for cell in cells]
             at = np.array(cells, np.int64) - self.cells.start
-            pixels = Block(self._fill([b.pixels for b in batches]), rows, at)
+            if self.segments.levelled:
+                pixels = self._levelling.block(group.module, cells[0], frames[cells[0]])
+            else:
+                self._levelling.watch(group.module, {cell: frames[cell][-1] for cell in cells}, len(batches))
+                pixels = Block(self._fill([b.pixels for b in batches]), rows, at)
             gains = None
             if self.spec.gain != "none" and group.gain is not None:
                 gains = Block(self._fill([b.gain for b in batches]), rows, at)
@@ -270,7 +280,8 @@ class DarkFrames:
                 of_stage, _ = self._of_band(pixels, gains, k, band, len(frames))
                 self._open(module, VALUES, stage, pixels).add(of_stage, self._limits)
         else:
-            limits = None if self._whole and len(held[0]) == BLOCK else self._limits
+            whole = self._whole and len(held[0]) == BLOCK and not self.segments.levelled
+            limits = None if whole else self._limits
             self._open(module, VALUES, stage, pixels).add(pixels, limits)
         if gains is not None:
             self._open(module, INDICATORS, stage, gains).add(gains, _gain_limits(gains))
@@ -296,6 +307,9 @@ class DarkFrames:
                 if some:
                     self._open(module, INDICATORS, stage, gains).add(indicators, limits)
                     of_stage, _ = self._of_band(pixels, gains, k, band, len(frames))
+                    if self.segments.levelled:  # the shift is known in the stage of the frame alone
+                        others = [h.stage != stage for h in frames]
+                        self._kept[pixels.stacks[0].dtype][: len(frames)][others] = np.iinfo(self.spec.dtype).max
                     self._open(module, VALUES, stage, pixels).add(of_stage, self._limits)
         for stage, of in placed.items():
             whole = Block(pixels.stacks, pixels.rows[of], pixels.cells[of])
@@ -317,8 +331,9 @@ class DarkFrames:
             self._kept[dtype] = np.empty((BLOCK, 1, self.spec.module_shape[0] * self.spec.module_shape[1]), dtype)
         blank, kept = dtype.type(np.iinfo(dtype).max), self._kept[dtype]
         kept[n:] = blank
-        for out, frames, of, row in zip(kept[:n], block.stacks, gains.stacks, block.rows[k]):
-            some |= blocks.keep_band(frames[row], of[row], band[0], band[1], blank, out[0])
+        rows = zip(block.rows[k], gains.rows[k])
+        for out, frames, of, (row, its) in zip(kept[:n], block.stacks, gains.stacks, rows):
+            some |= blocks.keep_band(frames[row], of[its], band[0], band[1], blank, out[0])
         stacks = tuple(read_only(stack) for stack in kept)
         return Block(stacks, np.zeros((1, BLOCK), np.int64), block.cells[k : k + 1]), some
 
@@ -339,6 +354,9 @@ class DarkFrames:
                 for quantity, stack, care in ((VALUES, batch.pixels, VALUE), (INDICATORS, batch.gain, INDICATOR)):
                     if stack is None or (quantity == INDICATORS and self.spec.gain == "none"):
                         continue
+                    if quantity == VALUES and (mine := np.flatnonzero(of == stage)).size:
+                        last = Waiting(batch, int(frames[mine[-1]]), int(stage), 0)
+                        self._levelling.watch(batch.module, {cell: last}, len(mine))
                     stats = self.segments.open_dark(DarkKey(batch.module, quantity, int(stage)), stack.dtype)
                     stats.update(stack[frames], each, where, int(stage), cell - self.cells.start, care)
                     stats.frames[cell - self.cells.start] += int((of == stage).sum())

@@ -17,12 +17,15 @@ from ..detectors import DetectorSpec
 from ..errors import ConfigError, DataError
 from ..frames import Exposure, FrameBatch, Illumination
 from ..mask import BadPixel, MapFit, MapKey, Mask
-from . import archive, background, gain, rehearsal
+from . import archive, background, rehearsal
 from .dark import DarkFrames
+from .drift import CLEARED, SUSPECTED, Drift, Moved
 from .features import FeatureMap, LitCell
 from .gate import FrameGate
 from .keys import INDICATORS, VALUES, DarkKey, GateKey, LitKey, News
+from .levelling import spacing
 from .light import CLASSIFIER, Light, Part, Words
+from .lit import LitFrames
 from .outliers import tiles
 from .segments import Segments
 from .snr import SnrStats
@@ -80,12 +83,21 @@ class MaskMaker:
         self.excluded = {m: self.spec.edge() | (exclude or {}).get(m, False) for m in self.modules}
         self.segments = Segments(self.spec, settings, self.cells, self.excluded)
         self.folded: dict[MapKey, News] = {}  # of the frames that the statistics hold
+        self.drift = Drift(self.spec, settings, self.cells, spacing(self.segments), self.segments.asic_noise)
         self.darks = DarkFrames(
-            self.spec, settings, self.cells, self.segments, self._tell_dark, gate, len(self.modules), self.light
+            self.spec,
+            settings,
+            self.cells,
+            self.segments,
+            self._tell_dark,
+            gate,
+            self.drift,
+            len(self.modules),
+            self.light,
         )
+        self.lits = LitFrames(self.spec, settings, self.cells, self.segments, self._tell)
         self.flags: dict[MapKey, MapFit] = {}
         self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
-        self._judges: dict[Illumination, background.FrameJudge] = {}
 
     @property
     def dark(self) -> dict[DarkKey, PixelStats]:
@@ -131,6 +143,8 @@ class MaskMaker:
                 take = take[background.is_sampled(batch.train_id[take], batch.cell[take], self.every_train)]
             parts = self.light.sort(batch, take, self.darks.gates, self.words, rejected)
         accepted = sum(self._feed_part(part, rejected) for part in parts if len(part.take))
+        for key, news in self.drift.news().items():
+            self._follow(key, news)
         self.segments.retire()
         return Fed(accepted, +rejected)
 
@@ -141,8 +155,24 @@ class MaskMaker:
         if illumination is Illumination.UNKNOWN:
             rejected["unknown_exposure"] += len(part.take)
             return 0
-        take_in = self.darks.feed if illumination is Illumination.DARK else self._feed_lit
-        return take_in(*part, rejected)
+        if illumination is Illumination.DARK:
+            return self.darks.feed(*part, rejected)
+        return self.lits.feed(*part, self.every_train, rejected)
+
+    def _follow(self, key: tuple[int, int], news: Moved | str) -> None:
+        """An ASIC of a module and stage seems to have moved, or not after all, or has: then they have new segments."""
+        replaces = self.settings.drift.replace == "auto"
+        if news == SUSPECTED and replaces:
+            self.segments.part(*key)
+        elif news == CLEARED:
+            self.segments.rejoin(*key)
+        elif isinstance(news, Moved):
+            if replaces and key not in self.segments.parted:
+                self.segments.restart(Exposure(Illumination.DARK, key[1]), key[0])
+            if replaces:
+                self.segments.parted.discard(key)
+                self.drift.begin(*key)
+            self.drift.moved[key] = news
 
     def _check(self, batch: FrameBatch) -> None:
         if batch.module not in self.modules:
@@ -157,60 +187,6 @@ class MaskMaker:
             raise DataError(f"cell, train_id and complete must have one entry for each of {len(batch)} frames")
         if batch.exposure is None:
             raise DataError("frames without an exposure; an ExposureLabeler must speak first")
-
-    def _feed_lit(self, batch: FrameBatch, take: NDArray, rejected: Counter) -> int:
-        take = take[background.is_sampled(batch.train_id[take], batch.cell[take], self.every_train)]
-        accepted = 0
-        for cell in np.unique(batch.cell[take]).tolist():
-            accepted += self._feed_lit_cell(batch, cell, take[batch.cell[take] == cell], rejected)
-        return accepted
-
-    def _feed_lit_cell(self, batch: FrameBatch, cell: int, take: NDArray, rejected: Counter) -> int:
-        route = self._lit_route(batch, cell)
-        if route is None:
-            rejected["no_gain_thresholds"] += len(take)
-            return 0
-        judge = self._frame_judge(batch.exposure.illumination)
-        accepted, likely = 0, route.held or 0
-        for t in take:
-            frame, gains = batch.pixels[t], None if batch.gain is None else batch.gain[t]
-            of_stage = judge.stages_of_tiles(
-                frame, gains, route, self.segments.offset(batch.module, likely, cell), likely
-            )
-            seen = sorted(set(of_stage.tolist()) - {-1})
-            likely = seen[0] if seen else likely
-            done = False
-            for stage in seen:
-                offset = self.segments.offset(batch.module, stage, cell)
-                if offset is None:
-                    continue
-                stats = self.segments.open_lit(LitKey(batch.module, batch.exposure.illumination, stage))
-                judge(
-                    frame, gains, route, offset, of_stage, stage, stats, cell - self.cells.start, batch.timestamp,
-                )  # fmt: skip
-                self._tell(MapKey(batch.module, stage, cell), batch, t)
-                done = True
-            accepted += done
-            if not done:
-                rejected["no_offset" if seen else "no_valid_pixel"] += 1
-        return accepted
-
-    def _frame_judge(self, illumination: Illumination) -> background.FrameJudge:
-        judge = self._judges.get(illumination)
-        if judge is None or judge.settings is not self.settings:
-            judge = self._judges[illumination] = background.FrameJudge(self.spec, self.settings, illumination)
-        return judge
-
-    def _lit_route(self, batch: FrameBatch, cell: int) -> gain.Route | None:
-        """How the pixels of lit frames of one cell are routed; None where their stage cannot be known."""
-        held, spec = batch.exposure.gain_stage, self.spec
-        if spec.gain == "none" or (batch.gain is None and (held is not None or len(spec.stages) == 1)):
-            return gain.Route(held or 0)
-        if batch.gain is None:
-            return None
-        if spec.gain == "analogue" and (held is not None or len(spec.stages) == 1):
-            return gain.Route(held or 0)
-        return self.segments.route(batch.module, cell, held)
 
     def _tell_dark(self, key: MapKey, frames: int, batch: FrameBatch, last: int) -> None:
         """Dark frames of one stage are news for the maps of the adjacent ones too: F4 compares their indicators."""
@@ -236,6 +212,7 @@ class MaskMaker:
         self.segments.restart(exposure)
         if exposure.illumination is Illumination.DARK:
             self.darks.drop_gates(exposure.gain_stage)
+            self.drift.begin(None, exposure.gain_stage)
         if self.light is not None:
             self.light.restart(exposure)
 
@@ -368,6 +345,7 @@ class MaskMaker:
         for maker in (self, other):
             maker.darks.end()
         self.segments.merge(other.segments)
+        self.drift.merge(other.drift)
         for key, news in other.folded.items():
             ours = self.folded.setdefault(key, News())
             ours.frames += news.frames

@@ -9,6 +9,7 @@ from .gate import quantities, rows
 
 NARROW_BYTES = 2 + 2 + 4 + 4  # reference, count, s1, s2 of IntegerStats of at most 14 bits
 INTEGER_BYTES = 2 + 2 + 4 + 8  # of more
+STILL_BYTES = 2  # still of LevelledStats
 WIDE_BYTES = 4 + 8 + 8  # of IntegerStats.wide
 FLOAT_BYTES = 4 + 8 + 8  # count, mean, m2 of FloatStats
 HALVES_BYTES = 2 * (4 + 2) + 1  # two half-windows of total and count of SnrStats, and usual
@@ -44,6 +45,7 @@ def plan(spec: DetectorSpec, modules: int, cells: int, settings: Settings) -> li
     pixels = modules * cells * spec.module_shape[0] * spec.module_shape[1]
     integer = NARROW_BYTES if spec.narrow else INTEGER_BYTES
     sums = integer if spec.exact else FLOAT_BYTES
+    sums += STILL_BYTES if settings.common_mode.removed_from(spec) else 0
     f6 = HALVES_BYTES + BUCKET_BYTES * settings.features.lit.buckets
     parts = []
     for name in spec.stages:

@@ -5,6 +5,7 @@ goes on speaking, cell by cell, until its successor has fit.min_frames. Knows no
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from ..config import Settings
 from ..detectors import DetectorSpec
 from ..frames import Exposure, Illumination
 from . import gain
+from .common_mode import LevelledStats, asics
 from .kernels.compiled import aligned
 from .keys import INDICATORS, VALUES, DarkKey, LitKey
 from .outliers import tiles
@@ -28,6 +30,8 @@ class Segments:
     """Dark statistics of values and indicators, and F6, of some modules and cells. Mutable; one owner.
 
     dark, lit: the open segments. old_dark, old_lit: replaced ones that still speak. excluded: per module (ss, fs) bool.
+    parted: modules and stages whose dark frames go to a new segment on suspicion, until it is known whether they are like
+    those of the old one.
     """
 
     def __init__(self, spec: DetectorSpec, settings: Settings, cells: range, excluded: dict[int, NDArray]):
@@ -37,6 +41,8 @@ class Segments:
         self.old_dark: dict[DarkKey, PixelStats] = {}
         self.old_lit: dict[LitKey, SnrStats] = {}
         self._derived: dict[tuple, tuple] = {}
+        self.parted: set[tuple[int, int]] = set()
+        self.levelled = settings.common_mode.removed_from(spec)
 
     @property
     def least(self) -> int:
@@ -46,7 +52,9 @@ class Segments:
 
     def open_dark(self, key: DarkKey, dtype: np.dtype) -> PixelStats:
         """The open segment of a key, made now if there is none."""
-        if key not in self.dark:
+        if key not in self.dark and key.quantity == VALUES and self.levelled:
+            self.dark[key] = LevelledStats(len(self.cells), self.spec)
+        elif key not in self.dark:
             shape = len(self.cells), self.spec.module_shape, dtype
             exact = key.quantity == INDICATORS or self.spec.exact
             self.dark[key] = IntegerStats(*shape, narrow=self.spec.narrow) if exact else FloatStats(*shape)
@@ -69,18 +77,42 @@ class Segments:
             if (stats := self.dark.get(DarkKey(module, quantity, stage))) is not None:
                 stats.restart(cell - self.cells.start)
 
-    def restart(self, exposure: Exposure) -> None:
-        """Replace the segments of one exposure; gain_stage None: of every stage. One that does not speak yet is dropped."""
+    def restart(self, exposure: Exposure, module: int | None = None) -> None:
+        """Replace the segments of one exposure; gain_stage None: of every stage; module None: of every module.
+
+        One that does not speak yet is dropped."""
         dark = exposure.illumination is Illumination.DARK
         segments, old = (self.dark, self.old_dark) if dark else (self.lit, self.old_lit)
         self._derived.clear()
+        if dark:
+            self.parted = {
+                (m, g) for m, g in self.parted if module not in (None, m) or exposure.gain_stage not in (None, g)
+            }
         for key in list(segments):
             other = not dark and key.illumination is not exposure.illumination
-            if other or exposure.gain_stage not in (None, key.gain_stage):
+            if other or exposure.gain_stage not in (None, key.gain_stage) or module not in (None, key.module):
                 continue
             replaced = segments.pop(key)
             if (replaced.frames >= self.least).any():
                 old[key] = replaced
+
+    def part(self, module: int, stage: int) -> None:
+        """Begin new dark segments on suspicion. The old ones take no more frames; they speak until the new ones do."""
+        keys = [DarkKey(module, quantity, stage) for quantity in (VALUES, INDICATORS)]
+        if not any(key in self.old_dark for key in keys):
+            self.old_dark |= {key: self.dark.pop(key) for key in keys if key in self.dark}
+            self.parted.add((module, stage))
+
+    def rejoin(self, module: int, stage: int) -> None:
+        """The suspicion was wrong: what came since part() belongs to the old segments."""
+        keys = [DarkKey(module, quantity, stage) for quantity in (VALUES, INDICATORS)]
+        for key in keys if (module, stage) in self.parted else ():
+            if (old := self.old_dark.pop(key, None)) is not None:
+                if key in self.dark:
+                    old.merge(self.dark[key])
+                self.dark[key] = old
+                self._derived.clear()
+        self.parted.discard((module, stage))
 
     def retire(self) -> None:
         """Drop the replaced segments whose successors speak for every cell for which they spoke."""
@@ -101,7 +133,7 @@ class Segments:
                 if key in mine:
                     mine[key].merge(stats)
                 else:
-                    mine[key] = type(stats).restore(stats.state())
+                    mine[key] = deepcopy(stats)
         self._derived.clear()
 
     # ---- reading ----
@@ -129,6 +161,15 @@ class Segments:
                 stats = self._speaking(self.lit, self.old_lit, key, cell)
                 if stats.frames[cell - self.cells.start]:
                     yield key.illumination, stats
+
+    def asic_noise(self, module: int, stage: int, cell: int) -> NDArray:
+        """(ASICs,) ADU: dark noise of the median pixel of each, in one cell; nan where unknown."""
+        of, key = asics(self.spec), DarkKey(module, VALUES, stage)
+        if not self.frames(key, cell):
+            return np.full(len(of), np.nan)
+        sd = np.where(self.excluded[module], np.nan, self.moments(key, cell)[0].std())
+        parts = (sd[of.part(asic)] for asic in range(len(of)))
+        return np.array([np.median(part[k]) if (k := np.isfinite(part)).any() else np.nan for part in parts])
 
     def cuts(self, module: int, cell: int) -> tuple[NDArray, bool] | None:
         """Thresholds of the gain indicator of one cell, and whether it rises from stage to stage; None: unknown."""

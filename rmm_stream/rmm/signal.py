@@ -36,8 +36,9 @@ def _median_of_five(values: NDArray, axis: int) -> NDArray:
 def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
     """(k,) each: the lowest and the highest of the medians of five pixels about a place, along rows, columns and diagonals.
 
-    values: (ss, fs), nan takes no part. places: (k, 2) int64. A streak, or the edge of a shadow, runs through one of the four lines,
-    and is its median; a pixel that is off alone is none's. A line of fewer than three values says nothing: inf, -inf if all are."""
+    values: (ss, fs), nan takes no part. places: (k, 2) int64. A streak, or the edge of a shadow, runs through one of the four
+    lines, and is its median; a pixel that is off alone is none's. A line of fewer than three values says nothing; inf and -inf
+    if none does."""
     padded = np.pad(values, 2, constant_values=np.nan)
     at = places[:, None, None, :] + 2 + LINES
     lines = padded[at[..., 0], at[..., 1]]

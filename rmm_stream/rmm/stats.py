@@ -144,8 +144,7 @@ class IntegerStats:
 
     def _refer(self, cell: int, frames: Iterable[NDArray], limits: tuple[int, int] | None) -> None:
         """Let each pixel's first value within limits be its reference; where there is none, the nearest that may count."""
-        top = np.iinfo(self.reference.dtype).max
-        least, most = limits or (0, min((1 << NARROW_BITS) - 1, top) if self.narrow else top)
+        least, most = limits or (0, self._most_reference())
         reference, lacking = self.reference[cell].reshape(-1), None
         for frame in frames:
             if lacking is None:
@@ -157,6 +156,10 @@ class IntegerStats:
                 break
         np.clip(reference, least, most, out=reference)
         self.referred[cell] = True
+
+    def _most_reference(self) -> int:
+        top = np.iinfo(self.reference.dtype).max
+        return min((1 << NARROW_BITS) - 1, top) if self.narrow else top
 
     # ---- reading ----
 
@@ -196,12 +199,17 @@ class IntegerStats:
             if not m.any():
                 continue
             ref, n, s1, s2 = self._totals(cell)
-            ref = np.where(n > 0, ref, theirs_ref)
-            d = theirs_ref.astype(np.int64) - ref.astype(np.int64)
+            theirs_ref = self._theirs(other, cell, theirs_ref)
+            ref = np.where(n > 0, ref, np.clip(theirs_ref, 0, self._most_reference()))
+            d = theirs_ref - ref.astype(np.int64)
             t2 = (t2.astype(np.int64) + 2 * d * t1 + m * d * d).astype(np.uint64)
             t1 = t1 + m * d
             self._store(cell, ref, n + sign * m, s1 + sign * t1, s2 + t2 if sign > 0 else s2 - t2)
             self.frames[cell] += sign * other.frames[cell]
+
+    def _theirs(self, other: "IntegerStats", cell: int, reference: NDArray) -> NDArray:
+        """(ss, fs) int64: the reference of another's cell, in our terms."""
+        return reference.astype(np.int64)
 
     # ---- narrow sums, and what has left them ----
 
@@ -282,16 +290,20 @@ class IntegerStats:
         """The statistics of a state. The arrays are copied."""
         cells, *shape = state["count"].shape
         stats = cls(cells, tuple(shape), state["reference"].dtype, state["s2"].dtype == np.uint32)
+        stats.take_over(state)
+        return stats
+
+    def take_over(self, state: dict[str, NDArray]) -> None:
+        """Let empty statistics of the right shape have a state. The arrays are copied."""
         for name, a in state.items():
             if name.startswith("wide/"):
-                stats._widen()
-                stats.wide[name.removeprefix("wide/")][...] = a
+                self._widen()
+                self.wide[name.removeprefix("wide/")][...] = a
             elif name.startswith("spilled/"):
                 cell = int(name.split("/")[1])
-                stats.spilled[cell] = state[f"spilled/{cell}/pixels"].copy(), state[f"spilled/{cell}/s2"].copy()
+                self.spilled[cell] = state[f"spilled/{cell}/pixels"].copy(), state[f"spilled/{cell}/s2"].copy()
             else:
-                getattr(stats, name)[...] = a
-        return stats
+                getattr(self, name)[...] = a
 
 
 _KEPT = ("reference", "count", "s1", "s2", "whole", "frames", "unfolded", "referred")

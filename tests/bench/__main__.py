@@ -14,6 +14,7 @@ BARS = {
     "gate": "tests.bench.gate",
     "accumulate": "tests.bench.accumulate",
     "light": "tests.bench.light",
+    "levels": "tests.bench.levels",
     "f6": "tests.bench.f6",
     "refresh": "tests.bench.refresh",
     "startup": "tests.bench.startup",

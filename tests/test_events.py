@@ -140,3 +140,18 @@ def test_an_operators_word_begins_afresh_and_the_old_mask_stays_meanwhile(beamli
     assert beamline.bad == PLANTED
     beamline.darks(300)
     assert beamline.bad == PLANTED - {(10, 10)}
+
+
+def test_a_step_of_one_asic_changes_nothing_and_is_named(beamline):
+    """Of its 20 ADU, darks know after 50 frames, and have offsets for it after 250 more."""
+    beamline.offset[:64, 64:] += 20
+    beamline.darks(100)
+    beamline.lit(300)
+    assert beamline.bad == PLANTED
+    beamline.darks(500)
+    beamline.lit(300)
+    assert beamline.bad == PLANTED
+    assert "module 0, stage high: ASIC 1 has moved by +" in beamline.alarms
+    assert "its dark statistics have been started afresh" in beamline.alarms
+    offset = beamline.maker.segments.offset(0, 0, 0)
+    assert abs(np.nanmedian(offset[:64, 64:] - beamline.offset[:64, 64:])) < 0.5

@@ -37,8 +37,8 @@ class LitFrames:
         self._judges: dict[Illumination, FrameJudge] = {}
 
     def feed(self, batch: FrameBatch, take: NDArray, every_train: int, rejected: Counter) -> int:
-        """Judge of the frames `take` of a batch those that are sampled. Returns how many were; of the others, those that could not be are
-        counted in `rejected`.
+        """Judge those of the frames `take` that are sampled. Returns how many were; those that could not be are counted in
+        `rejected`.
 
         every_train: one train in so many, and of a train one cell in so many, is judged."""
         take = take[is_sampled(batch.train_id[take], batch.cell[take], every_train)]

@@ -19,6 +19,7 @@ from .common_mode import UNKNOWN, asics
 
 RECENT = 256  # measured trains that say where an ASIC is now, at most
 QUICK = 4  # and the last ones among them, for a step
+SCATTER = 64  # and how much they scatter
 FIRST = 6  # a level is the mean of so many frames at least
 LOOKS = 12  # while those that say where it is now are replaced
 SURE = 5.0  # standard errors: less is not told from chance
@@ -88,6 +89,7 @@ class Track:
         self.counts = np.zeros(3, np.int64)  # rows of recent ever written; at the last look; of steps
         self.now = np.full(asics, np.nan)
         self.noise = np.full(asics, np.nan)  # of the segment when it was first looked at
+        self.reach = np.zeros(asics)  # ADU: a train beyond it is looked at sooner
         self.beyond = np.zeros(asics, np.int64)  # frames of a cell
         self.since = np.full(asics, np.nan)
         self.course = np.full((POINTS, 1 + asics), np.nan)  # time; ADU since the start of the run
@@ -127,7 +129,7 @@ class Track:
     @property
     def window(self) -> int:
         """Rows that say where an ASIC is now: those of `least` frames of a cell, at most RECENT."""
-        return int(np.clip(self.least / self._frames_of_row(), FIRST, RECENT))
+        return int(min(max(self.least / self._frames_of_row(), FIRST), RECENT))
 
     def _frames_of_row(self) -> float:
         """Of each cell."""
@@ -137,7 +139,11 @@ class Track:
     def due(self) -> bool:
         """Whether there is news worth a look."""
         window, (written, seen, _) = self.window, self.counts
-        return bool(written >= min(window, 2 * QUICK) and written - seen >= max(1, window // LOOKS))
+        fresh = written - seen
+        if written < min(window, 2 * QUICK) or fresh < max(1, window // LOOKS):
+            return False
+        odd = (np.abs(self.recent[(written - 1) % RECENT]) > self.reach).any()
+        return bool(odd or fresh >= window // 4)
 
     def _last(self, n: int) -> NDArray:
         """(n, ASICs): the last n rows of recent, or as many as there are."""
@@ -152,16 +158,18 @@ class Track:
             self.noise[:] = noise(int(cells[len(cells) // 2]))
         rows = self._last(self.window)
         self.now[:] = _median(rows)
-        every = self._last(RECENT)
+        every = self._last(SCATTER)
         steps = 1.4826 * _median(np.abs(np.diff(every, axis=0)))  # an ASIC that steps does so once
         sd = np.sqrt(np.square(steps) / 2 + 1 / 12) * (1 + 6 / len(every))  # few say badly how much they scatter
         of_level = 1 / np.maximum(self.n[cells].mean(axis=0), 1)  # cells of a train may move together
         reach = limit * self.noise * np.where(self.beyond > 0, BACK, 1)
 
-        def is_far(now: NDArray, n: int) -> NDArray:
-            return np.abs(now) > np.maximum(reach, SURE * sd * np.sqrt(np.pi / 2 / n + of_level))  # false for nan
+        def least(n: int) -> NDArray:
+            return np.maximum(reach, SURE * sd * np.sqrt(np.pi / 2 / n + of_level))
 
-        far = is_far(self.now, len(rows)) | is_far(_median(self._last(QUICK)), QUICK)
+        self.reach[:] = least(QUICK)
+        far = np.abs(self.now) > least(len(rows))  # false for nan
+        far |= np.abs(_median(self._last(QUICK))) > self.reach
         self.since[far & (self.beyond == 0)] = time
         self.since[~far] = np.nan
         self.beyond[:] = np.where(far, self.beyond + max(1, round(fresh * self._frames_of_row())), 0)
@@ -209,22 +217,26 @@ class Track:
         for a in (self.total, self.n, self.settled):
             a[cell] = 0
         if isinstance(cell, slice):
-            self.counts[:2], self.beyond[:] = 0, 0
+            self.counts[:2], self.beyond[:], self.reach[:] = 0, 0, 0
             for a in (self.recent, self.now, self.noise, self.since):
                 a[...] = np.nan
 
 
 _KEPT = (
-    "total", "n", "settled", "origin", "last", "recent", "width", "steps", "counts", "now", "noise", "beyond", "since",
+    "total", "n", "settled", "origin", "last", "recent", "width", "steps", "counts", "now", "noise", "reach", "beyond", "since",
     "course", "pace",
 )  # fmt: skip
 
 
 def _median(rows: NDArray) -> NDArray:
     """Of each column, of what is known; nan where nothing is. rows: (n, k)."""
-    ordered, known = np.sort(rows, axis=0), np.isfinite(rows).sum(axis=0)  # nan comes last
-    if not len(rows):
+    n = len(rows)
+    if not n:
         return np.full(rows.shape[1], np.nan)
+    ordered = np.sort(rows, axis=0)  # nan comes last
+    if not np.isnan(ordered[-1].sum()):
+        return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    known = np.isfinite(rows).sum(axis=0)
     columns = np.arange(rows.shape[1])
     low, high = np.maximum(known - 1, 0) // 2, np.maximum(known, 1) // 2
     return np.where(known > 0, (ordered[low, columns] + ordered[np.where(known % 2, low, high), columns]) / 2, np.nan)

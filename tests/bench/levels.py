@@ -25,6 +25,7 @@ class Trains:
     def __init__(self, spec: DetectorSpec, n: int, settings: Settings = Settings()):
         rng = np.random.default_rng(0)
         self.maker, self.batches, self.turn = MaskMaker(spec, settings=settings), [], 0
+        self.now = 0.0  # s
         for _ in range(3):
             pixels = rng.normal(5000, 60, (n, *spec.module_shape)).astype(np.uint16)
             gain = (
@@ -43,11 +44,12 @@ class Trains:
     def watch(self) -> None:
         """What is done of as many frames as a call feeds, if all were looked at."""
         for batch in self.batches:
+            self.now += 0.1
             levels = common_mode.levels(self.maker.spec, batch.pixels, np.arange(len(batch)))
             for cells in np.split(np.arange(len(batch)), range(CELLS, len(batch), CELLS)):
                 at = batch.cell[cells].astype(np.int64)
                 for part in [cells] if len(set(at.tolist())) == len(at) else [[i] for i in cells]:
-                    self.maker.drift.note(0, 0, batch.cell[part].astype(np.int64), levels[part], 0.0)
+                    self.maker.drift.note(0, 0, batch.cell[part].astype(np.int64), levels[part], self.now)
 
 
 def measure() -> list[Row]:

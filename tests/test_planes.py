@@ -222,3 +222,30 @@ def test_half_of_a_small_tile_is_enough_of_it(share, rng):
     print(f"\n15x15, half missing, {share:.0%} hot: rms error {np.sqrt(np.mean(errors)):.3f} sd")
     assert np.sqrt(np.max(errors)) < 0.6
     assert np.sqrt(np.mean(errors)) < 1.3 * np.sqrt(3 / 113 / (1 - share))
+
+
+def test_a_background_that_curves_within_a_tile_is_fitted():
+    """Rings and streaks of scattered light: the pixels nearest a plane lie in a band, and all inliers elsewhere."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] - 31.5
+    for _ in range(100):
+        turn, middle, width = rng.uniform(0, 2 * np.pi), rng.uniform(-60, 60), rng.uniform(5, 60)
+        along, across = y * np.sin(turn) - x * np.cos(turn), y * np.cos(turn) + x * np.sin(turn)
+        ridge = (across - middle + rng.uniform(-0.01, 0.01) * along**2) / width
+        z = rng.uniform(0, 40) * np.exp(-0.5 * ridge**2) + rng.normal(0, 1, y.shape)
+        found = judge(z, np.array([[0, 64, 0, 64]]))
+        assert np.isfinite(found.model).all()
+        assert found.scale[0, 0] > 0.8
+
+
+def test_shares_of_which_about_half_are_zero_are_fitted():
+    """Counts of few frames: where the equal ones decide the scale is 0, and the floor is believed; it is never unknown."""
+    across = np.linspace(-0.5, 0.5, 64)
+    for seed in (246, 827, 1128, 1182, 1207, *range(50)):  # with the first ones, rounding once left no pixel within scale 0
+        rng = np.random.default_rng(seed)
+        rate, slope, frames = rng.uniform(0.6, 0.68), rng.uniform(-0.5, 0.5), rng.integers(200, 1024)
+        z = rng.poisson(rate + slope * across, (64, 64)) / frames
+        z[[0, -1]] = z[:, [0, -1]] = np.nan
+        found = judge(z, np.array([[0, 64, 0, 64]]), floor=1e-30)
+        assert np.isfinite(found.model).all()
+        assert (np.abs(found.model) < 2 / frames).all()

@@ -27,6 +27,7 @@ SETTLED = 0.25  # of that bound: the final least squares mend what a large tile'
 SAMPLED = 25  # values whose median tells about where to begin
 FINAL = 4  # least squares over all inliers at most
 AT_REST, ALIKE = 0.05, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
+ALIKE_PLACES = 0.1  # relative change of that bound within which the inliers' places have the same moments
 NEARLY_AT_REST = 0.2  # of single frames, whose sums are of hundreds: leaves 0.01 sigma
 MOVED = 0.2  # relative change of k-th residual : sigma at which a warm fit is not believed
 BELOW = 0.7  # of the last bound of inliers, in k-th residuals, where a warm scale begins
@@ -241,15 +242,18 @@ def fit_tiles(
                     break
             sigmas[t] = 0.0
             if limit > 0:  # the model is the least squares of all inliers, first of the sample, then of all pixels
+                placed = np.float32(0)
                 for turn in range(FINAL + 1):
                     if turn > 0 or not sampled:
                         v, vy, vx = tile, y, x
-                    if sampled:
+                    # on a curved background the nearest lie in a band: with another bound, inliers lie elsewhere
+                    if sampled and abs(limit - placed) <= ALIKE_PLACES * placed:
                         gradient_within(v, vy, vx, plane, limit, sums)
                     else:
                         moments_within(v, vy, vx, plane, limit, sums)
-                    if sums[0] <= PARAMETERS:
-                        sigmas[t] = np.nan
+                        placed = limit
+                    if sums[0] <= PARAMETERS:  # of equal values, whose scale is 0, rounding leaves none within it
+                        sigmas[t] = sigmas[t] if turn > 0 else np.nan
                         break
                     moved = refit(y, x, sums, plane)
                     sigmas[t] = math.sqrt(max(sums[9], 0.0) / (sums[0] - PARAMETERS))

@@ -319,16 +319,31 @@ def is_often(share, expected, n, scale, cut, min_share):
     return (share - expected) > cut * max(scale, math.sqrt((p + 1 / n) * (1 - p) / n)) and share >= min_share
 
 
-def spot_shaped(snr, elsewhere, least=4.0, alike=0.4):
-    """Which pixels have a neighbour that is as high, within a factor, or that was driven into another stage."""
+def neighbours(values, y, x):
+    """The values of the up to eight neighbours of a pixel."""
+    around = [(y + j, x + i) for j in (-1, 0, 1) for i in (-1, 0, 1) if (j, i) != (0, 0)]
+    return [values[b, a] for b, a in around if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
+
+
+def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0):
+    """Which pixels have two high neighbours, one of them as high within a factor; one in another stage counts as high."""
     out = np.zeros(snr.shape, bool)
     for y, x in np.ndindex(snr.shape):
-        for j, i in np.ndindex(3, 3):
-            b, a = y + j - 1, x + i - 1
-            if (b, a) == (y, x) or not (0 <= b < snr.shape[0] and 0 <= a < snr.shape[1]) or math.isnan(snr[y, x]):
-                continue
-            high = elsewhere[b, a] or (not math.isnan(snr[b, a]) and snr[b, a] >= max(least, alike * snr[y, x]))
-            out[y, x] |= bool(high)
+        pairs = zip(neighbours(snr, y, x), neighbours(elsewhere, y, x))
+        around = [math.inf if away else v for v, away in pairs if away or not math.isnan(v)]
+        near = [v for v in around if v >= max(least, alike * snr[y, x])]
+        flanks = [v for v in around if v >= max(flank_least, flank * snr[y, x])]
+        out[y, x] = not math.isnan(snr[y, x]) and len(near) >= 1 and len(flanks) >= 2
+    return out
+
+
+def shaded(snr, least=4.0, alike=0.4, surrounded=0.5):
+    """Which pixels have neighbours of which such a share is as low as they are, within a factor."""
+    out = np.zeros(snr.shape, bool)
+    for y, x in np.ndindex(snr.shape):
+        around = [v for v in neighbours(snr, y, x) if not math.isnan(v)]
+        low = sum(v <= min(-least, alike * snr[y, x]) for v in around)
+        out[y, x] = not math.isnan(snr[y, x]) and low > 0 and low >= surrounded * len(around)
     return out
 
 

@@ -15,7 +15,7 @@ from rmm_stream.mask import BadPixel
 from rmm_stream.rmm.features import LitCell
 from rmm_stream.rmm.kernels import marks
 from rmm_stream.rmm.outliers import judge, tiles
-from rmm_stream.rmm.signal import spot_shaped
+from rmm_stream.rmm.signal import shaded, spot_shaped
 from rmm_stream.rmm.stats import Moments
 from rmm_stream.rmm.verdict import Evidence, judge_map
 
@@ -257,6 +257,31 @@ def test_spots_of_the_sample_are_held_back_and_lone_pixels_are_not():
         assert {tuple(p) for p in np.argwhere(out.suspected).tolist()} == (spot if sample else set())
 
 
+def test_two_hot_pixels_side_by_side_are_no_spot():
+    """A spot is wider than a pixel on all sides; 0.5 sigma stands for its flank, here that of a spot between two pixels."""
+    for flank in (0.0, 0.5):
+        cell = lit_cell()._replace(sample=True)
+        cell.mean[9:12, 9:13] += flank
+        cell.mean[10, 10:12] = 4.0
+        out = verdict(evidence(lit=[cell]))
+        assert (out.flags[10, 10:12] == LIT).all() == (flank == 0.0)
+        assert out.suspected[10, 10:12].all() == (flank > 0.0)
+
+
+def test_a_shadow_is_held_back_and_one_or_two_dark_pixels_are_not():
+    for sample in (True, False):
+        cell = lit_cell()._replace(sample=sample)
+        y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        shadow = np.hypot(y - 10, x - 10) < 6
+        cell.mean[shadow] = -1.0
+        cell.mean[25, 25] = cell.mean[27, 4] = cell.mean[27, 5] = -1.0
+        out = verdict(evidence(lit=[cell]))
+        assert (out.flags[[25, 27, 27], [25, 4, 5]] == LIT).all()
+        assert (out.flags[shadow] == LIT).all() != sample
+        assert out.suspected.sum() == (shadow.sum() if sample else 0)
+        assert out.flags[shadow].any() != sample
+
+
 def test_the_shape_in_the_mean_holds_for_the_rate_above():
     cell = lit_cell()._replace(sample=True)
     cell.mean[5:7, 5:7] = 4.0
@@ -273,6 +298,8 @@ def test_spot_shaped_like_its_twin():
         snr[rng.random(snr.shape) < 0.1] = np.nan
         elsewhere = np.isnan(snr) & (rng.random(snr.shape) < 0.5)
         np.testing.assert_array_equal(spot_shaped(snr, elsewhere), naive.spot_shaped(snr, elsewhere))
+        np.testing.assert_array_equal(shaded(snr), naive.shaded(snr))
+        np.testing.assert_array_equal(shaded(snr - 6), naive.shaded(snr - 6))
 
 
 # ---- outliers.py ----------------------------------------------------------------------------------------------------------

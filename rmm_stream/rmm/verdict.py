@@ -14,7 +14,7 @@ from ..mask import BadPixel
 from .features import FEATURES, FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
 from .kernels import marks
 from .outliers import judge, tiles
-from .signal import spot_shaped
+from .signal import shaded, spot_shaped
 from .stats import Moments
 
 #: Features of F6, which has windows of its own.
@@ -75,9 +75,10 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                 no_data |= source.blind
             if bright:  # the shape in one feature holds for those that follow it
                 spots |= _spots(found, seen, least)
+                held = spots if feature.above_only else spots | ((found.snr < 0) & shaded(found.snr))
                 far = found.snr if feature.above_only else np.abs(found.snr)
-                suspected |= (far > fit.cut) & asked & spots  # false for nan
-                asked, staying = asked & ~spots, staying & ~spots
+                suspected |= (far > fit.cut) & asked & held  # false for nan
+                asked, staying = asked & ~held, staying & ~held
             marks.mark(
                 found.snr.reshape(-1), asked.reshape(-1), staying.reshape(-1), fit.cut, fit.clear_cut,
                 not feature.above_only, np.uint8(feature.flag), flags.reshape(-1), doubtful.reshape(-1),

@@ -338,12 +338,12 @@ def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0
 
 
 def shaded(snr, least=4.0, alike=0.4, surrounded=0.5):
-    """Which pixels have neighbours of which such a share is as low as they are, within a factor."""
+    """Which low pixels have neighbours of which such a share is as low as they are, within a factor."""
     out = np.zeros(snr.shape, bool)
     for y, x in np.ndindex(snr.shape):
         around = [v for v in neighbours(snr, y, x) if not math.isnan(v)]
         low = sum(v <= min(-least, alike * snr[y, x]) for v in around)
-        out[y, x] = not math.isnan(snr[y, x]) and low > 0 and low >= surrounded * len(around)
+        out[y, x] = snr[y, x] <= -least and low > 0 and low >= surrounded * len(around)
     return out
 
 

@@ -5,8 +5,6 @@ from hot pixels. Their shape does: a spot is wider than a pixel on all sides; a 
 shadow of a beam stop, and a background that curves within a tile, are low over many pixels.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,32 +23,35 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
     of the map because they were in another stage.
     """
-    high = np.where(elsewhere, np.inf, np.fmax(snr, -np.inf))  # the other, where one is nan
-    first, second = (np.full(snr.shape, -np.inf) for _ in range(2))
-    for neighbour in _neighbours(high, -np.inf):
-        np.maximum(second, np.minimum(first, neighbour), out=second)
-        np.maximum(first, neighbour, out=first)
-    return (first >= np.maximum(LEAST, ALIKE * snr)) & (second >= np.maximum(FLANK_LEAST, FLANK * snr))  # false for nan
+    rows, columns = snr.shape
+    high = np.full((rows + 2, columns + 2), -np.inf)
+    high[1:-1, 1:-1] = np.where(elsewhere, np.inf, np.fmax(snr, -np.inf))  # the other, where one is nan
+    beside = np.maximum(high[:, :-2], high[:, 2:])  # left and right
+    three = np.maximum(beside, high[:, 1:-1])
+    highest = np.maximum(np.maximum(three[:-2], three[2:]), beside[1:-1])
+    spots = highest >= np.maximum(LEAST, ALIKE * snr)  # false for nan
+    few = np.flatnonzero(spots)
+    second = np.sort(_neighbours(high, few), axis=0)[-2]
+    spots.flat[few] = second >= np.maximum(FLANK_LEAST, FLANK * snr.flat[few])
+    return spots
 
 
 def shaded(snr: NDArray) -> NDArray:
-    """(ss, fs) bool: pixels of whose neighbours at least a share of SURROUNDED is low too, within a factor.
+    """(ss, fs) bool: low pixels of whose neighbours at least a share of SURROUNDED is low too, within a factor.
 
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none.
     """
-    bound = np.minimum(-LEAST, ALIKE * snr)
-    low, known = np.zeros((2, *snr.shape), np.uint8)
-    for neighbour in _neighbours(snr, np.nan):
-        low += neighbour <= bound  # false for nan
-        known += ~np.isnan(neighbour)
-    return (low > 0) & (low >= SURROUNDED * known)
+    few = np.flatnonzero(snr <= -LEAST)
+    around = _neighbours(np.pad(snr, 1, constant_values=np.nan), few)
+    low = (around <= np.minimum(-LEAST, ALIKE * snr.flat[few])).sum(0)  # nan is not
+    out = np.zeros(snr.shape, bool)
+    out.flat[few] = (low > 0) & (low >= SURROUNDED * (~np.isnan(around)).sum(0))
+    return out
 
 
-def _neighbours(values: NDArray, beyond: float) -> Iterator[NDArray]:
-    """The eight neighbours of every pixel, one (ss, fs) view after the other. beyond: what lies outside."""
-    rows, columns = values.shape
-    padded = np.pad(values, 1, constant_values=beyond)
-    for i in range(3):
-        for j in range(3):
-            if (i, j) != (1, 1):
-                yield padded[i : i + rows, j : j + columns]
+def _neighbours(padded: NDArray, few: NDArray) -> NDArray:
+    """(8, n) values around some pixels. padded: (ss + 2, fs + 2), the map in a frame. few: (n,) places in the map."""
+    width = padded.shape[1]
+    middle = few + 2 * (few // (width - 2)) + width + 1
+    steps = np.array([-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1])
+    return padded.reshape(-1)[middle + steps[:, None]]

@@ -369,16 +369,21 @@ def is_often(share, expected, n, scale, cut, min_share):
     return (share - expected) > cut * max(scale, math.sqrt((p + 1 / n) * (1 - p) / n)) and share >= min_share
 
 
-def spot_shaped(snr, elsewhere, least=4.0, alike=0.4):
-    """Which pixels have a neighbour that is as high, within a factor, or that was driven into another stage."""
+def neighbours(values, y, x):
+    """The values of the up to eight neighbours of a pixel."""
+    around = [(y + j, x + i) for j in (-1, 0, 1) for i in (-1, 0, 1) if (j, i) != (0, 0)]
+    return [values[b, a] for b, a in around if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
+
+
+def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0):
+    """Which pixels have two high neighbours, one of them as high within a factor; one in another stage counts as high."""
     out = np.zeros(snr.shape, bool)
     for y, x in np.ndindex(snr.shape):
-        for j, i in np.ndindex(3, 3):
-            b, a = y + j - 1, x + i - 1
-            if (b, a) == (y, x) or not (0 <= b < snr.shape[0] and 0 <= a < snr.shape[1]) or math.isnan(snr[y, x]):
-                continue
-            high = elsewhere[b, a] or (not math.isnan(snr[b, a]) and snr[b, a] >= max(least, alike * snr[y, x]))
-            out[y, x] |= bool(high)
+        pairs = zip(neighbours(snr, y, x), neighbours(elsewhere, y, x))
+        around = [math.inf if away else v for v, away in pairs if away or not math.isnan(v)]
+        near = [v for v in around if v >= max(least, alike * snr[y, x])]
+        flanks = [v for v in around if v >= max(flank_least, flank * snr[y, x])]
+        out[y, x] = not math.isnan(snr[y, x]) and len(near) >= 1 and len(flanks) >= 2
     return out
 
 
@@ -430,28 +435,30 @@ def transition(cell, codes, frames, stretch):
 
 
 def neighbourhood(values):
-    """Median of five along fs of medians of five along ss; beyond the border the last value goes on. Values that are there."""
+    """Median of five along fs of medians of five along ss, two apart; beyond the border the last value goes on."""
     rows, columns = values.shape
     inner = np.empty_like(values)
     out = np.empty_like(values)
     for y, x in np.ndindex(values.shape):
-        inner[y, x] = np.median([values[min(max(y + k, 0), rows - 1), x] for k in range(-2, 3)])
+        inner[y, x] = np.median([values[min(max(y + k, 0), rows - 1), x] for k in range(-4, 5, 2)])
     for y, x in np.ndindex(values.shape):
-        out[y, x] = np.median([inner[y, min(max(x + k, 0), columns - 1)] for k in range(-2, 3)])
+        out[y, x] = np.median([inner[y, min(max(x + k, 0), columns - 1)] for k in range(-4, 5, 2)])
     return out
 
 
 def along_lines(values, places):
-    """Lowest and highest median of the values there are on the four lines of five pixels through each place."""
+    """Of four lines through each place: the least of the second lowest of the others, and the most of the second highest."""
     out = []
     for y, x in places.tolist():
-        medians = []
+        lows, highs = [math.inf], [-math.inf]
         for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-            line = [(y + k * dy, x + k * dx) for k in range(-2, 3)]
+            line = [(y + k * dy, x + k * dx) for k in (-2, -1, 1, 2)]
             there = [values[b, a] for b, a in line if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
-            there = [v for v in there if not math.isnan(v)]
-            medians += [statistics.median(there)] if len(there) > 2 else []
-        out.append((min(medians, default=math.inf), max(medians, default=-math.inf)))
+            there = sorted(v for v in there if not math.isnan(v))
+            if len(there) > 1:
+                lows.append(there[1])
+                highs.append(there[-2])
+        out.append((min(lows), max(highs)))
     return tuple(np.array(out).T)
 
 

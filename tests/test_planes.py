@@ -241,7 +241,14 @@ def test_a_background_that_curves_within_a_tile_is_fitted():
 def test_shares_of_which_about_half_are_zero_are_fitted():
     """Counts of few frames: where the equal ones decide the scale is 0, and the floor is believed; it is never unknown."""
     across = np.linspace(-0.5, 0.5, 64)
-    for seed in (246, 827, 1128, 1182, 1207, *range(50)):  # with the first ones, rounding once left no pixel within scale 0
+    for seed in (
+        246,
+        827,
+        1128,
+        1182,
+        1207,
+        *range(50),
+    ):  # with the first ones, rounding once left no pixel within scale 0
         rng = np.random.default_rng(seed)
         rate, slope, frames = rng.uniform(0.6, 0.68), rng.uniform(-0.5, 0.5), rng.integers(200, 1024)
         z = rng.poisson(rate + slope * across, (64, 64)) / frames

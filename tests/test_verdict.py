@@ -257,6 +257,37 @@ def test_spots_of_the_sample_are_held_back_and_lone_pixels_are_not():
         assert {tuple(p) for p in np.argwhere(out.suspected).tolist()} == (spot if sample else set())
 
 
+def test_two_hot_pixels_side_by_side_are_no_spot():
+    """A spot is wider than a pixel on all sides; 0.5 sigma stands for its flank, here that of a spot between two pixels."""
+    for flank in (0.0, 0.5):
+        cell = lit_cell()._replace(sample=True)
+        cell.mean[9:12, 9:13] += flank
+        cell.mean[10, 10:12] = 4.0
+        out = verdict(evidence(lit=[cell]))
+        assert (out.flags[10, 10:12] == LIT).all() == (flank == 0.0)
+        assert out.suspected[10, 10:12].all() == (flank > 0.0)
+
+
+def test_a_shadow_is_no_bad_pixel_and_one_or_two_dark_pixels_are():
+    for sample in (True, False):
+        cell = lit_cell()._replace(sample=sample)
+        y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        shadow = np.hypot(y - 10, x - 10) < 6
+        cell.mean[shadow] -= 1.0
+        cell.mean[25, 25] = cell.mean[27, 4] = cell.mean[27, 5] = -1.5
+        out = verdict(evidence(lit=[cell]))
+        assert (out.flags[[25, 27, 27], [25, 4, 5]] == LIT).all()
+        assert out.flags[shadow].any() != sample
+
+
+def test_what_is_far_off_only_beside_its_tile_is_listed_as_suspected():
+    cell, x = lit_cell()._replace(sample=True), np.arange(32)
+    cell.mean[...] = cell.mean / 10 + 8 * np.exp(-0.5 * ((x - 16) / 0.6) ** 2)
+    out = verdict(evidence(lit=[cell]))
+    assert not out.flags.any()
+    assert out.suspected[3:29, 16].mean() > 0.9
+
+
 def test_the_shape_in_the_mean_holds_for_the_rate_above():
     cell = lit_cell()._replace(sample=True)
     cell.mean[5:7, 5:7] = 4.0
@@ -349,4 +380,5 @@ def test_on_sample_data_a_pixel_among_the_lines_through_it_is_as_it_should_be():
     cell.mean[20, 5] += 3
     out = verdict(evidence(lit=[cell]))
     assert np.argwhere(out.flags).tolist() == [[20, 5]]
-    assert not out.suspected.any()
+    assert not out.suspected[20, 5]
+    assert out.suspected.any()

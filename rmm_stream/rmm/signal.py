@@ -10,41 +10,44 @@ from numpy.typing import NDArray
 
 LEAST = 4.0  # sigma of the map; below, one good pixel in a hundred has a neighbour that is as high by chance
 ALIKE = 0.4  # of the pixel's own SNR; the flank of a spot that is two to four pixels wide
+#: Of a second neighbour, which a pair of hot pixels does not have: of the pixel's own SNR; sigma.
+FLANK, FLANK_LEAST = 0.1, 2.0
 
 #: The scale of 49 pixels is known to an eighth; beyond so much more than that of the tile, it is another.
 ANOTHER = 1.3
-#: Four lines of five pixels through the middle one, (line, pixel, axis).
-LINES = np.array([[(k * dy, k * dx) for k in range(-2, 3)] for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))])
+#: The others of four lines of five pixels through the middle one, (line, pixel, axis).
+LINES = np.array([[(k * dy, k * dx) for k in (-2, -1, 1, 2)] for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))])
 
 
 def neighbourhood(values: NDArray) -> NDArray:
-    """(ss, fs): the median of five along fs of the medians of five along ss about each pixel. nan takes no part.
+    """(ss, fs): the median of five along fs of the medians of five along ss about each pixel, every second one.
 
-    In place of what is missing, or beyond the border, one of the others counts twice."""
+    Nine pixels wide, so that a spot of up to four is not its own neighbourhood. nan takes no part: in place of what is missing,
+    or beyond the border, one of the others counts twice."""
     return _median_of_five(_median_of_five(values, 0), 1)
 
 
 def _median_of_five(values: NDArray, axis: int) -> NDArray:
-    padded = np.pad(values, [(2, 2) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+    padded = np.pad(values, [(4, 4) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
     n = values.shape[axis]
-    a, b, c, d, e = (np.moveaxis(padded, axis, 0)[k : k + n] for k in range(5))
+    a, b, c, d, e = (np.moveaxis(padded, axis, 0)[k : k + n] for k in range(0, 9, 2))
     low, high = np.fmin, np.fmax  # of a number and nan: the number
     f, g = high(low(a, b), low(d, e)), low(high(a, b), high(d, e))
     return np.moveaxis(high(low(f, g), low(high(f, g), c)), 0, axis)
 
 
 def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
-    """(k,) each: the lowest and the highest of the medians of five pixels about a place, along rows, columns and diagonals.
+    """(k,) each: the second lowest value on a line through a place, of the line where that is lowest; and the second highest.
 
-    values: (ss, fs), nan takes no part. places: (k, 2) int64. A streak, or the edge of a shadow, runs through one of the four
-    lines, and is its median; a pixel that is off alone is none's. A line of fewer than three values says nothing; inf and -inf
-    if none does."""
+    values: (ss, fs), nan takes no part. places: (k, 2) int64. Lines are rows, columns and diagonals, two pixels to either side.
+    A streak, or the edge of a shadow, runs through one of them: two others are as high, or as low. A pixel that is off alone,
+    or beside another one, is so on no line. A line of fewer than two others says nothing; inf, -inf if none does."""
     padded = np.pad(values, 2, constant_values=np.nan)
     at = places[:, None, None, :] + 2 + LINES
-    lines = padded[at[..., 0], at[..., 1]]
-    short = np.isfinite(lines).sum(axis=-1) < 3
-    medians = np.nanmedian(np.where(short[..., None], 0.0, lines), axis=-1)
-    return np.where(short, np.inf, medians).min(axis=1), np.where(short, -np.inf, medians).max(axis=1)
+    others = padded[at[..., 0], at[..., 1]]
+    lowest = np.sort(others, axis=-1)[..., 1]  # nan comes last
+    highest = -np.sort(-others, axis=-1)[..., 1]
+    return np.fmin.reduce(lowest, axis=1, initial=np.inf), np.fmax.reduce(highest, axis=1, initial=-np.inf)
 
 
 def local_scale(values: NDArray, places: NDArray) -> NDArray:
@@ -58,7 +61,7 @@ def local_scale(values: NDArray, places: NDArray) -> NDArray:
 
 
 def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
-    """(ss, fs) bool: pixels with one of their eight neighbours as high, within a factor, or driven into another gain stage.
+    """(ss, fs) bool: pixels with two of their eight neighbours high, one of them within a factor, or in another gain stage.
 
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
     of the map because they were in another stage.
@@ -68,8 +71,20 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
     high[1:-1, 1:-1] = np.where(elsewhere, np.inf, np.fmax(snr, -np.inf))  # the other, where one is nan
     beside = np.maximum(high[:, :-2], high[:, 2:])  # left and right
     three = np.maximum(beside, high[:, 1:-1])
-    neighbour = np.maximum(np.maximum(three[:-2], three[2:]), beside[1:-1])
-    return neighbour >= np.maximum(LEAST, ALIKE * snr)  # false for nan
+    highest = np.maximum(np.maximum(three[:-2], three[2:]), beside[1:-1])
+    spots = highest >= np.maximum(LEAST, ALIKE * snr)  # false for nan
+    few = np.flatnonzero(spots)
+    second = np.sort(_neighbours(high, few), axis=0)[-2]
+    spots.flat[few] = second >= np.maximum(FLANK_LEAST, FLANK * snr.flat[few])
+    return spots
+
+
+def _neighbours(padded: NDArray, few: NDArray) -> NDArray:
+    """(8, n) values around some pixels. padded: (ss + 2, fs + 2), the map in a frame. few: (n,) places in the map."""
+    width = padded.shape[1]
+    middle = few + 2 * (few // (width - 2)) + width + 1
+    steps = np.array([-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1])
+    return padded.reshape(-1)[middle + steps[:, None]]
 
 
 def swings(judged: NDArray, above: NDArray, below: NDArray, min_share: float) -> NDArray:

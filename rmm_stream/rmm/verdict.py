@@ -67,17 +67,19 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                     _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
             sample = feature.needs in LIT and source.sample
-            asked, staying, found = _fitted(feature, spec, settings, source, usable, whole, sample)
+            asked, staying, beside_tile, found = _fitted(feature, spec, settings, source, usable, whole, sample)
             maps.append(found)
             if feature.only is None:
                 no_data |= usable & np.isnan(found.model)
             if feature.needs is Needs.LIT_MEAN:
                 no_data |= source.blind
-            if feature.spots and sample:  # the shape in one feature holds for those that follow it
-                spots |= _spots(found, seen, least) & ~_swings(source, settings)
-                far = found.snr if feature.above_only else np.abs(found.snr)
-                suspected |= (far > fit.cut) & asked & spots  # false for nan
-                asked, staying = asked & ~spots, staying & ~spots
+            if sample:
+                if feature.spots:  # the shape in one feature holds for those that follow it
+                    spots |= _spots(beside_tile, found.values, seen, least) & ~_swings(source, settings)
+                spared = spots if feature.spots else np.zeros_like(spots)
+                far = beside_tile if feature.above_only else np.abs(beside_tile)
+                suspected |= asked & (far > fit.cut) & (spared | ~(np.abs(found.snr) > fit.cut))  # false for nan
+                asked, staying = asked & ~spared, staying & ~spared
             marks.mark(
                 found.snr.reshape(-1), asked.reshape(-1), staying.reshape(-1), fit.cut, fit.clear_cut,
                 not feature.above_only, np.uint8(feature.flag), flags.reshape(-1), doubtful.reshape(-1),
@@ -113,12 +115,12 @@ def _sources(needs: Needs, seen: Evidence, least: int) -> list:
             return [lit for lit in seen.lit if lit.recent is not None and lit.recent_frames >= least]
 
 
-def _spots(found: FeatureMap, seen: Evidence, least: int) -> NDArray:
-    """(ss, fs) bool: pixels that are high in the shape of a spot.
+def _spots(snr: NDArray, values: NDArray, seen: Evidence, least: int) -> NDArray:
+    """(ss, fs) bool: pixels that are high in the shape of a spot. snr: (ss, fs), of the values beside their tile.
 
     A pixel whose dark is known, but which has no value here, was in another gain stage, or saturated: brighter still."""
-    known = np.zeros(found.snr.shape, bool) if seen.dark is None else seen.dark[0].count >= least / 2
-    return (found.snr > 0) & spot_shaped(found.snr, np.isnan(found.values) & known & ~seen.excluded)
+    known = np.zeros(snr.shape, bool) if seen.dark is None else seen.dark[0].count >= least / 2
+    return (snr > 0) & spot_shaped(snr, np.isnan(values) & known & ~seen.excluded)
 
 
 def _swings(lit: LitCell, settings: Settings) -> NDArray:
@@ -133,8 +135,9 @@ def _fitted(
     usable: NDArray,
     whole: bool,
     sample: bool,
-) -> tuple[NDArray, NDArray, FeatureMap]:
-    """(pixels that may be flagged, that may stay so, the map of a feature over the usable pixels); (ss, fs) bool but the last.
+) -> tuple[NDArray, NDArray, NDArray, FeatureMap]:
+    """The map of a feature over the usable pixels, last. Before it pixels that may be flagged, and that may stay so, (ss, fs)
+    bool, and their SNR beside their tile alone.
 
     sample: those far from the model are compared with the lines through them, too, and the scale of neighbours is wanted. Where
     only few pixels may be flagged, tiles without one are not fitted.
@@ -147,7 +150,8 @@ def _fitted(
     if feature.only is not None:
         asked, staying = (usable & feature.only(values, settings, to_stay) for to_stay in (False, True))
     if not whole and not staying.any():
-        return asked, staying, FeatureMap(feature.name, feature.flag, values, *np.full((3, *values.shape), np.nan))
+        model, scale, snr = np.full((3, *values.shape), np.nan)
+        return asked, staying, snr, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
     about = neighbourhood(values) if sample and feature.only is None else 0.0
     fitted = values - about if feature.only is None or whole else _near(values, staying, where)
     _, model, scale, snr = judge(fitted, where, settings.fit, feature.floor(spec))
@@ -156,7 +160,9 @@ def _fitted(
         at = np.s_[:] if whole or sample else staying  # mostly hardly a pixel
         scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         snr[at] = (values[at] - model[at]) / scale[at]
+    beside_tile = snr
     if sample:
+        snr = snr.copy()
         far = np.argwhere(staying & (np.abs(snr) > settings.fit.clear_cut) & ~_swings(source, settings))
         at, (lowest, highest) = tuple(far.T), along_lines(values, far)
         here, above = values[at], snr[at] > 0  # what is among the lines is as it should be
@@ -166,8 +172,8 @@ def _fitted(
             scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         else:
             scale[at] = np.maximum(scale[at], local_scale(fitted, far) / ANOTHER)
-        snr[at] = (values[at] - model[at]) / scale[at]
-    return asked, staying, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
+        snr[at] = (here - model[at]) / scale[at]
+    return asked, staying, beside_tile, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
 
 
 def _near(values: NDArray, asked: NDArray, where: NDArray) -> NDArray:

@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--frames", type=int, metavar="N", help=f"sample frames; default {FRAMES}")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} sample frames, half of the peaks")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-library", action="store_true", help="without the authors' library, which takes most of a minute")
+    parser.add_argument(
+        "--no-library", action="store_true", help="without the authors' library, which takes most of a minute"
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE.png")
     args = parser.parse_args()

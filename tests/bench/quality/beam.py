@@ -82,7 +82,9 @@ class Beam:
             return np.ones(self.spec.module_shape)
         y, x = self.places
         inside = np.maximum(STOP_RADIUS - np.hypot(y, x), np.where(x < 0, STEM - np.abs(y), -np.inf))
-        return 1 - (1 - STOP_LEAK) / (1 + np.exp(-inside / STOP_BLUR * 1.7))  # 1.7: a logistic much like a Gaussian edge
+        return 1 - (1 - STOP_LEAK) / (
+            1 + np.exp(-inside / STOP_BLUR * 1.7)
+        )  # 1.7: a logistic much like a Gaussian edge
 
     @cached_property
     def shadow(self) -> NDArray:

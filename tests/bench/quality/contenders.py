@@ -6,7 +6,6 @@ Causal: the mask of a frame was made without it. Knows no truth, but for the row
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 

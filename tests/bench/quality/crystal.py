@@ -1,4 +1,4 @@
-"""A protein crystal in the beam: the points of a real reciprocal lattice that lie near the Ewald sphere, as spots on the module.
+"""A protein crystal in the beam: points of a real reciprocal lattice that lie near the Ewald sphere, as spots on the module.
 
 Tetragonal lysozyme. One table of intensities for all crystals: Wilson statistics (exponential), Laue group 4/mmm, falling
 with resolution. Knows no pixel noise and no defects.

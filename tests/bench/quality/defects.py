@@ -48,7 +48,9 @@ class Readout(NamedTuple):
     response_spread: float
 
 
-def plant(beam: Beam, readout: Readout, darks: int, frames: int, rng: np.random.Generator, share: float = 1.0) -> NDArray:
+def plant(
+    beam: Beam, readout: Readout, darks: int, frames: int, rng: np.random.Generator, share: float = 1.0
+) -> NDArray:
     """The table of defects, (n,) TABLE. share: of the numbers in PLANTED."""
     free = ~beam.spec.edge() & (beam.passes > 0.9)
     light = beam.typical
@@ -68,7 +70,9 @@ def plant(beam: Beam, readout: Readout, darks: int, frames: int, rng: np.random.
     return np.concatenate(rows)
 
 
-def _places(kind: str, n: int, free: NDArray, light: NDArray, beam: Beam, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def _places(
+    kind: str, n: int, free: NDArray, light: NDArray, beam: Beam, rng: np.random.Generator
+) -> tuple[NDArray, NDArray]:
     """Free pixels, which are free no longer; a third of the hot ones on the flanks of the water ring."""
     allowed = free & (light > 0.5) if kind in ("cold", "dying") else free
     if kind == "pair":
@@ -113,7 +117,9 @@ def _strength(block: NDArray, beam: Beam, readout: Readout, darks: int, rng: np.
         spread = np.hypot(readout.offset_spread, noise / np.sqrt(darks))
         block["magnitude"], block["snr"] = snr * spread * rng.choice([-1, 1], n), snr
     elif kind == "noise":
-        spread = np.hypot(readout.noise_spread * np.median(readout.noise), np.median(readout.noise) / np.sqrt(2 * darks))
+        spread = np.hypot(
+            readout.noise_spread * np.median(readout.noise), np.median(readout.noise) / np.sqrt(2 * darks)
+        )
         block["magnitude"], block["snr"] = np.median(readout.noise) + snr * spread, snr
     elif kind == "dead":
         block["snr"] = np.inf

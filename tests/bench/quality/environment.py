@@ -40,8 +40,17 @@ def build() -> Path:
     try:
         where.mkdir(parents=True, exist_ok=True)
         venv.create(where, clear=True, with_pip=True)
-        command = [where / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", *PACKAGES]
-        subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S, env=_plain())
+        command = [
+            where / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            *PACKAGES,
+        ]
+        subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S, env=plain_variables())
     except subprocess.CalledProcessError as e:
         told = (e.stderr or b"").decode(errors="replace").strip().splitlines() or [str(e)]
         raise NoPeakFinder(f"pip could not install {', '.join(PACKAGES)} into {where}: {told[-1]}") from None
@@ -51,9 +60,11 @@ def build() -> Path:
     return where / "bin" / "python"
 
 
-def _plain() -> dict[str, str]:
+def plain_variables() -> dict[str, str]:
     """The environment variables without those that would let our own packages in."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    return {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
 
 
 def main() -> int:

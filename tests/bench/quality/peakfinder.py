@@ -1,7 +1,7 @@
-"""The child: psana's peakfinder8 (Barty et al. 2014) on frames from stdin. Runs in an environment of its own; imports no other file.
+"""The child: psana's peakfinder8 (Barty et al. 2014) on frames from stdin, in an environment of its own; imports no other file.
 
-A question is the length of an npz, 8 bytes, and the npz: frame (ss, fs) float32 and masks (n, ss, fs) bool, True bad. The answer
-is the same with peaks (m, 3) float32: which mask, ss, fs. The first question is the set-up: radius, asic (2,), and the numbers.
+A question is the length of an npz, 8 bytes, and the npz: frame (ss, fs) float32 and masks (n, ss, fs) bool, True bad. The
+answer is the same with peaks (m, 3) float32: which mask, ss, fs. The first question is the set-up: radius, asic (2,), numbers.
 """
 
 import importlib.util

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .beam import Beam
 from .contenders import PEAK_ADC
-from .environment import _plain
+from .environment import plain_variables
 from .peakfinder import read, write
 
 #: ADU, signal over noise, least and most pixels of a peak, radius of its background. One pixel: "Bragg peaks, which may be as
@@ -26,7 +26,9 @@ class PeakFinder:
 
     def __init__(self, python: Path, beam: Beam):
         child = Path(__file__).with_name("peakfinder.py")
-        self.child = subprocess.Popen([python, child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_plain())
+        self.child = subprocess.Popen(
+            [python, child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=plain_variables()
+        )
         self._ask(radius=beam.radius, asic=np.array(beam.spec.asic_shape), numbers=np.array(NUMBERS, np.float64))
 
     def __enter__(self) -> "PeakFinder":

@@ -15,7 +15,7 @@ LEARN = 400  # sample frames; two hundred until F6 may speak, and as many again
 
 
 class Outcome(NamedTuple):
-    """scores, masks: by name; the masks, (ss, fs) bool, as they were at the end. shown: a hit near the end, ADU less the dark."""
+    """scores, masks: by name; the masks, (ss, fs) bool, as they were at the end. shown: a late hit, ADU less the dark."""
 
     scores: dict[str, Score]
     masks: dict[str, NDArray]
@@ -23,7 +23,13 @@ class Outcome(NamedTuple):
 
 
 def race(
-    run: Run, darks: Darks, rows: list[Contender], finder: PeakFinder | None, every: int = 8, learn: int = LEARN, tick=None
+    run: Run,
+    darks: Darks,
+    rows: list[Contender],
+    finder: PeakFinder | None,
+    every: int = 8,
+    learn: int = LEARN,
+    tick=None,
 ) -> Outcome:
     """every: frames between two that the peak finder sees. tick: told the number of each frame."""
     scores = {row.name: Score(row.name, run.defects, run.beam.shadow, learn) for row in rows}

@@ -6,6 +6,7 @@ No defects but single hot pixels beside spots, so that each number has one cause
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ SHIFT = 8.0  # sigma of one frame
 PER_DISTANCE = 5  # spots that get a hot pixel
 WINDOWS = (None, (16, 16))  # features.lit.window
 SCENES = (
-    ("air alone", Beam(ring=False, streak=False, stop=False)),
+    ("air", Beam(ring=False, streak=False, stop=False)),
     ("water rings", Beam(ring=True, streak=False, stop=False)),
     ("jet streak", Beam(ring=False, streak=True, stop=False)),
     ("beam stop", Beam(ring=False, streak=False, stop=True)),
@@ -75,8 +76,8 @@ def resting(seed: int, frames: int) -> tuple[Run, NDArray, NDArray]:
             row["magnitude"] = SHIFT * frame_sigma(run.beam.typical[ss, fs] + light[ss, fs], run.good.noise[ss, fs])
             rows.append(row)
             distances.append(away)
-    run.__dict__["defects"] = Defects(np.concatenate(rows), run.shape)  # in place of the planted ones
-    return run, light >= SPOT_PIXEL, np.array(distances)
+    planted = Defects(np.concatenate(rows), run.shape)
+    return replace(run, planted=planted), light >= SPOT_PIXEL, np.array(distances)
 
 
 def measure(frames: int = FRAMES, seeds: tuple[int, ...] = (1, 2)) -> Iterator[Bar]:
@@ -103,7 +104,7 @@ def measure(frames: int = FRAMES, seeds: tuple[int, ...] = (1, 2)) -> Iterator[B
         for scene, beam in SCENES:
             run = Run(seed=1, frames=frames // 3, share=0.0, hit_rate=0.0, beam=beam)
             ever, _ = flagged(run, settings)
-            yield Bar(f"{scene} alone: good pixels flagged{words}", int(ever.sum()), 0, True)
+            yield Bar(f"{scene}: good pixels flagged{words}", int(ever.sum()), 0, True)
 
 
 def main() -> int:
@@ -111,7 +112,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} frames instead of {FRAMES}, one crystal")
     args = parser.parse_args()
     bars = list(measure(QUICK, (1,)) if args.quick else measure())
-    print(*bar_lines(bars), sep="\n")
+    print(*bar_lines(bars), sep="\n", flush=True)
     return 0 if all(bar.met for bar in bars) else 1
 
 

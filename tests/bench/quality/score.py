@@ -1,6 +1,6 @@
-"""What the table says of one contender: defects found and when, good pixels flagged, Bragg pixels lost, peaks. Arrays in, numbers out.
+"""What the table says of one contender: defects found and when, good pixels flagged, Bragg pixels lost, peaks.
 
-A frame is judged under the mask that was in force before it was seen.
+Arrays in, numbers out. A frame is judged under the mask that was in force before it was seen.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ class Score:
         n = len(defects.table)
         self.detected, self.released, self.bad_at_end = (np.full(n, UNSET) for _ in range(3))
         self.flagged_when_ended = np.zeros(n, bool)
-        self.spot_pixels = self.spot_pixels_lost = 0
+        self.spot_pixels = self.spot_pixels_lost = self.spot_pixels_waiting = 0
         self.false, self.false_most, self.false_shadow = 0, 0, 0
         self.found_over_time: list[int] = []
         self.peaks: list[tuple[int, bool, int, int]] = []  # frame number, hit, peaks, false peaks
@@ -51,8 +51,11 @@ class Score:
         if len(spot_pixels):
             good = ~self.edge.reshape(-1)[spot_pixels]
             good &= ~np.isin(spot_pixels, self.defects.at[active])
+            lost = mask.reshape(-1)[spot_pixels] & good
+            waiting = lost & np.isin(spot_pixels, self.defects.at)
             self.spot_pixels += int(good.sum())
-            self.spot_pixels_lost += int(mask.reshape(-1)[spot_pixels[good]].sum())
+            self.spot_pixels_waiting += int(waiting.sum())
+            self.spot_pixels_lost += int(lost.sum() - waiting.sum())
 
     def note_peaks(self, number: int, hit: bool, peaks: NDArray, spots: NDArray, near: float) -> None:
         """Peaks found in a frame, (n, 2) ss and fs; spots: (m, 2), the true ones."""
@@ -94,8 +97,13 @@ class Score:
 
     @property
     def bragg_lost(self) -> float:
-        """Good pixels of true spots that were masked, of PER."""
+        """Good pixels of true spots that were masked, of PER; never-defective ones."""
         return PER * self.spot_pixels_lost / self.spot_pixels if self.spot_pixels else float("nan")
+
+    @property
+    def bragg_waiting(self) -> float:
+        """The same, of pixels that are good again, or not yet bad."""
+        return PER * self.spot_pixels_waiting / self.spot_pixels if self.spot_pixels else float("nan")
 
     def false_peaks(self) -> float:
         """Peaks per judged frame that are no true spot; nan where no peak finder was asked."""

@@ -21,6 +21,7 @@ HIT_RATE = 0.25
 RATE_HZ = 100.0  # so that a time window is bounded by frames, as at a fast detector
 FOUND = 3.0  # photons in a spot from which on a peak there is a true one
 SPOT_PIXEL = 5.0  # photons of a spot in a pixel from which on the pixel matters
+BEAM = Beam()
 DARK, SAMPLE = Exposure(Illumination.DARK, 0), Exposure(Illumination.SAMPLE, 0)
 
 
@@ -36,19 +37,21 @@ class Frame(NamedTuple):
     spot_pixels: NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """darks, frames: how many. share: of the usual numbers of defects, 0: none. hit_rate: of the frames.
 
-    resting: a crystal that stays in the beam, instead of new ones; the hit rate is then 1."""
+    resting: a crystal that stays in the beam, instead of new ones; the hit rate is then 1. planted: defects instead of those
+    that are drawn."""
 
     seed: int = 1
     darks: int = 300
     frames: int = 4000
     share: float = 1.0
     hit_rate: float = HIT_RATE
-    beam: Beam = Beam()
+    beam: Beam = BEAM
     resting: Crystal | None = None
+    planted: Defects | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,6 +71,8 @@ class Run:
 
     @cached_property
     def defects(self) -> Defects:
+        if self.planted is not None:
+            return self.planted
         rng = np.random.default_rng((self.seed, 1))
         table = plant(self.beam, self.good, self.darks, self.frames, rng, self.share or 1.0)
         return Defects(table if self.share else table[:0], self.shape)

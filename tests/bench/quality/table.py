@@ -42,6 +42,7 @@ def row_of(score: Score, reference: Score) -> dict[str, object]:
         "released": "{}/{}".format(*score.released_of()),
         "release": _median_and_longest(releases),
         "Bragg lost": f"{score.bragg_lost:.2f}",
+        "waiting": f"{score.bragg_waiting:.2f}",
         "false peaks": f"{score.false_peaks():.2f}",
         "false hits": f"{100 * score.false_hits(HIT):.1f} %",
         "hits lost": str(lost),
@@ -91,7 +92,12 @@ def bars(scores: dict[str, Score]) -> list[Bar]:
     return [
         Bar("stationary, strong: share found, at least as the paper's", share(ours, True), share(offline, True), False),
         Bar("stationary, weak: share found, at least as the paper's", share(ours, False), share(offline, False), False),
-        Bar("good pixels flagged at the end, at most as the paper's", ours.false, offline.false if offline else nan, True),
+        Bar(
+            "good pixels flagged at the end, at most as the paper's",
+            ours.false,
+            offline.false if offline else nan,
+            True,
+        ),
         Bar("the same behind the beam stop", ours.false_shadow, offline.false_shadow if offline else nan, True),
         Bar("Bragg pixels lost, of 10,000", ours.bragg_lost, 1.0, True),
         Bar("onset: share found", share(ours, True, "onset"), 0.99, False),

@@ -247,12 +247,12 @@ def test_nothing_of_the_evidence_is_changed():
 def test_spots_of_the_sample_are_held_back_and_lone_pixels_are_not():
     for sample in (True, False):
         cell = lit_cell()._replace(sample=sample)
-        cell.mean[5:7, 5:7] = 4.0  # a spot
+        cell.mean[9:11, 9:11] = 4.0  # a spot
         cell.mean[20, 20] = 4.0  # a pixel
         cell.mean[25:27, 25] = -4.0  # below is no spot
         out = verdict(evidence(lit=[cell]))
         flagged = {tuple(p) for p in np.argwhere(out.flags == LIT).tolist()}
-        spot = {(5, 5), (5, 6), (6, 5), (6, 6)}
+        spot = {(9, 9), (9, 10), (10, 9), (10, 10)}
         assert flagged == {(20, 20), (25, 25), (26, 25)} | (set() if sample else spot)
         assert {tuple(p) for p in np.argwhere(out.suspected).tolist()} == (spot if sample else set())
 

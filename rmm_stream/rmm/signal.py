@@ -20,20 +20,20 @@ LINES = np.array([[(k * dy, k * dx) for k in (-2, -1, 1, 2)] for dy, dx in ((0, 
 
 
 def neighbourhood(values: NDArray) -> NDArray:
-    """(ss, fs): the median of five along fs of the medians of five along ss about each pixel, every second one.
+    """(ss, fs): median along fs of the medians along ss of the pixels two and four before and behind each pixel.
 
-    Nine pixels wide, so that a spot of up to four is not its own neighbourhood. nan takes no part: in place of what is missing,
-    or beyond the border, one of the others counts twice."""
-    return _median_of_five(_median_of_five(values, 0), 1)
+    Nine pixels wide, so that a spot of up to four is not its own neighbourhood; without the pixel itself, which would else be
+    its own median so often that a scale is fitted to that. nan takes no part: in place of what is missing, or beyond the
+    border, one of the others counts twice."""
+    return _median_of_four(_median_of_four(values, 0), 1)
 
 
-def _median_of_five(values: NDArray, axis: int) -> NDArray:
+def _median_of_four(values: NDArray, axis: int) -> NDArray:
     padded = np.pad(values, [(4, 4) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
     n = values.shape[axis]
-    a, b, c, d, e = (np.moveaxis(padded, axis, 0)[k : k + n] for k in range(0, 9, 2))
+    a, b, c, d = (np.moveaxis(padded, axis, 0)[k : k + n] for k in (0, 2, 6, 8))
     low, high = np.fmin, np.fmax  # of a number and nan: the number
-    f, g = high(low(a, b), low(d, e)), low(high(a, b), high(d, e))
-    return np.moveaxis(high(low(f, g), low(high(f, g), c)), 0, axis)
+    return np.moveaxis((high(low(a, b), low(c, d)) + low(high(a, b), high(c, d))) / 2, 0, axis)
 
 
 def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:

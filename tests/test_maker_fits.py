@@ -329,3 +329,22 @@ def test_a_frame_with_a_foreign_gain_indicator_is_gated():
     dark.gain[45] = 16000
     assert m.feed(dark).rejected == {"gated": 1}
     assert bad(m) == bad(m, stage=1) == {}
+
+
+def test_a_pixel_that_begins_to_stand_out_makes_its_map_due_at_once():
+    m = maker(ONE_CELL)
+    m.feed(frames(ONE_CELL, 40))
+    flat = frames(ONE_CELL, 400, FLAT0, level=1500, train=3000)
+    m.feed(flat)
+    m.fit_all()
+    later = frames(ONE_CELL, 16, FLAT0, level=1500, train=4000)
+    m.feed(later)
+    assert m.due() == [], "16 of 400 frames are no news"
+    m.fit_all()
+    later = frames(ONE_CELL, 16, FLAT0, level=1500, train=5000)
+    later.pixels[:, 12, 9] += 900
+    m.feed(later)
+    assert m.due() == [MapKey(0, 0, 0)]
+    assert m.refresh(MapKey(0, 0, 0)).flags[12, 9] == LIT
+    m.feed(frames(ONE_CELL, 16, FLAT0, level=1500, train=6000))
+    assert m.due() == [], "what is flagged is not looked for again"

@@ -36,6 +36,7 @@ class News:
     """Frames that touched a map, those its last fit had seen, the last train, and data times, s. Mutable.
 
     around: dark frames of the adjacent gain stages since the last fit: F4 compares their indicators with the map's own.
+    urgent: a pixel stands out that the last fit has not seen to.
     """
 
     frames: int = 0
@@ -44,6 +45,7 @@ class News:
     timestamp: float = 0.0
     fitted_timestamp: float = float("-inf")
     around: int = 0
+    urgent: bool = False
 
     @property
     def fresh(self) -> int:

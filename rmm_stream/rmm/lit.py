@@ -17,12 +17,13 @@ from . import gain
 from .background import FrameJudge, is_sampled
 from .keys import LitKey
 from .segments import Segments
+from .snr import SnrStats
 
 
 class LitFrames:
     """The lit path of one maker. Mutable; one owner.
 
-    told: called with (map key, batch, index) when a frame of a map has been judged."""
+    told: called with (map key, batch, index, its statistics) when a frame of a map has been judged."""
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class LitFrames:
         settings: Settings,
         cells: range,
         segments: Segments,
-        told: Callable[[MapKey, FrameBatch, int], None],
+        told: Callable[[MapKey, FrameBatch, int, SnrStats], None],
     ):
         self.spec, self.settings, self.cells, self.segments = spec, settings, cells, segments
         self._told = told
@@ -70,7 +71,7 @@ class LitFrames:
                 judge(
                     frame, gains, route, offset, of_stage, stage, stats, cell - self.cells.start, batch.timestamp,
                 )  # fmt: skip
-                self._told(MapKey(batch.module, stage, cell), batch, t)
+                self._told(MapKey(batch.module, stage, cell), batch, t, stats)
                 done = True
             accepted += done
             if not done:

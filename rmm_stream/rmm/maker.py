@@ -32,6 +32,8 @@ from .snr import SnrStats
 from .stats import PixelStats
 from .verdict import Evidence, Verdict, judge_map
 
+#: Judged frames of a cell between two looks for pixels that stand out; and in how many of a bucket they must, in cuts.
+LOOK, SURE = 16, 1.25
 #: What a gain indicator may be made of.
 INDICATOR_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
@@ -95,7 +97,7 @@ class MaskMaker:
             len(self.modules),
             self.light,
         )
-        self.lits = LitFrames(self.spec, settings, self.cells, self.segments, self._tell)
+        self.lits = LitFrames(self.spec, settings, self.cells, self.segments, self._tell_lit)
         self.flags: dict[MapKey, MapFit] = {}
         self._exposures: dict[int, Exposure] = {}  # of the last batch of each module
 
@@ -193,6 +195,14 @@ class MaskMaker:
         self._tell(key, batch, last, frames)
         self._tell_around(*key, frames)
 
+    def _tell_lit(self, key: MapKey, batch: FrameBatch, last: int, stats: SnrStats) -> None:
+        """A pixel that begins to stand out in every frame has enough evidence long before a map has enough news."""
+        self._tell(key, batch, last)
+        at = key.cell - self.cells.start
+        if stats.frames[at] % LOOK == 0 and (fit := self.flags.get(key)) is not None:
+            unseen = (fit.flags == 0) & ~(False if fit.suspected is None else fit.suspected) & ~self.excluded[key.module]
+            self.folded[key].urgent |= bool((stats.often_above(at, SURE * self.settings.fit.cut) & unseen).any())
+
     def _tell(self, key: MapKey, batch: FrameBatch, last: int, frames: int = 1) -> None:
         news = self.folded.setdefault(key, News())
         news.frames += frames
@@ -233,11 +243,11 @@ class MaskMaker:
         for key, news in self.folded.items():
             fresh = news.fresh
             window = max(1, min(news.frames, span))
-            if fresh < max(1, fit.news * window) or news.timestamp < since:
+            if (fresh < max(1, fit.news * window) and not news.urgent) or news.timestamp < since:
                 continue
             waited = not 0 <= news.timestamp - news.fitted_timestamp < fit.every_s  # time may step back
             if waited and self._may_speak(key):
-                due.append((-fresh / window, news.fitted_at > 0, key))
+                due.append((-fresh / window - news.urgent, news.fitted_at > 0, key))
         return [key for _, _, key in sorted(due)]
 
     def fit_due(self, limit: int) -> list[MapFit]:
@@ -259,6 +269,7 @@ class MaskMaker:
         verdict = self._verdict(key)
         news = self.folded.setdefault(key, News())
         news.fitted_at, news.fitted_timestamp, news.around = news.frames, news.timestamp, 0
+        news.urgent = False
         fit = MapFit(
             key, verdict.flags, verdict.doubtful, verdict.judged, self._frames(key), news.train_id, news.timestamp,
             verdict.suspected,

@@ -139,6 +139,10 @@ class SnrStats:
         live = live[(self.bucket[cell] - live) % buckets <= -(-buckets // 4)]
         return self._counts(cell, live), int(self.bucket_frames[live, cell].sum())
 
+    def often_above(self, cell: int, least: float) -> NDArray:
+        """(ss, fs) bool: pixels beyond the counting cut in at least so many frames of the bucket that is open."""
+        return self.above[self.bucket[cell], cell] >= least
+
     def _counts(self, cell: int, buckets: NDArray) -> Window:
         judged = self._counted(self.judged, self.bucket_frames, buckets, cell)
         return Window(judged, *(a[buckets, cell].astype(np.int64).sum(0) for a in (self.above, self.below)))

@@ -19,7 +19,6 @@ from .cheetah import HotPixels
 from .offline import Darks, nonrobust, paper, record
 from .serial import Frame, Run, batch
 
-FIT_EVERY = 10  # frames; maps have news every 10 to 50
 PEAK_ADC = 300.0  # ADU, of the peak finder too: what an operator would set
 
 
@@ -72,8 +71,7 @@ class Ours:
 
     def see(self, frame: Frame, calibrated: NDArray) -> None:
         self.maker.feed(batch(frame, self.darks))
-        if frame.number % FIT_EVERY == FIT_EVERY - 1:
-            self._publish()
+        self._publish()
 
     def _publish(self) -> None:
         for fit in self.maker.fit_due(4):

@@ -434,18 +434,6 @@ def transition(cell, codes, frames, stretch):
     return out
 
 
-def neighbourhood(values):
-    """Median along fs of medians along ss of the pixels 2 and 4 before and behind; beyond the border the last value goes on."""
-    rows, columns = values.shape
-    inner = np.empty_like(values)
-    out = np.empty_like(values)
-    for y, x in np.ndindex(values.shape):
-        inner[y, x] = np.median([values[min(max(y + k, 0), rows - 1), x] for k in (-4, -2, 2, 4)])
-    for y, x in np.ndindex(values.shape):
-        out[y, x] = np.median([inner[y, min(max(x + k, 0), columns - 1)] for k in (-4, -2, 2, 4)])
-    return out
-
-
 def along_lines(values, places):
     """Of four lines through each place: the least of the second lowest of the others, and the most of the second highest."""
     out = []

@@ -1,27 +1,12 @@
-"""What is light of the sample: its surroundings, lines and spots, against naive twins and by example."""
+"""What is light of the sample: lines through a pixel, and how much pixels about it scatter, against naive twins and by example."""
 
 import naive
 import numpy as np
 import pytest
 
-from rmm_stream.rmm.signal import along_lines, local_scale, neighbourhood, swings
+from rmm_stream.rmm.signal import along_lines, local_scale, swings
 
 Y, X = np.mgrid[:40, :50].astype(float)
-
-
-def test_neighbourhood_like_its_twin(rng):
-    values = rng.normal(0, 1, (17, 23))
-    np.testing.assert_array_equal(neighbourhood(values), naive.neighbourhood(values))
-
-
-def test_neighbourhood_with_values_missing_lies_among_those_that_are_there(rng):
-    values = rng.normal(0, 1, (17, 23))
-    values[rng.random(values.shape) < 0.2] = np.nan
-    found = neighbourhood(values)
-    assert np.isfinite(found[~np.isnan(values)]).all()
-    assert np.nanmin(found) >= np.nanmin(values)
-    assert np.nanmax(found) <= np.nanmax(values)
-    assert np.isnan(neighbourhood(np.full((9, 9), np.nan))).all()
 
 
 def test_lines_like_their_twin(rng):

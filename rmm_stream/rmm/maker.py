@@ -200,7 +200,9 @@ class MaskMaker:
         self._tell(key, batch, last)
         at = key.cell - self.cells.start
         if stats.frames[at] % LOOK == 0 and (fit := self.flags.get(key)) is not None:
-            unseen = (fit.flags == 0) & ~(False if fit.suspected is None else fit.suspected) & ~self.excluded[key.module]
+            unseen = (
+                (fit.flags == 0) & ~(False if fit.suspected is None else fit.suspected) & ~self.excluded[key.module]
+            )
             self.folded[key].urgent |= bool((stats.often_above(at, SURE * self.settings.fit.cut) & unseen).any())
 
     def _tell(self, key: MapKey, batch: FrameBatch, last: int, frames: int = 1) -> None:

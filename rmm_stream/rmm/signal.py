@@ -13,27 +13,12 @@ ALIKE = 0.4  # of the pixel's own SNR; the flank of a spot that is two to four p
 #: Of a second neighbour, which a pair of hot pixels does not have: of the pixel's own SNR; sigma.
 FLANK, FLANK_LEAST = 0.1, 2.0
 
+#: Pixels, side of the tiles of the mean map: rings and streaks bend, and scatter, less within them. The paper's least is 15.
+NEAR = 16
 #: The scale of 49 pixels is known to an eighth; beyond so much more than that of the tile, it is another.
 ANOTHER = 1.3
 #: The others of four lines of five pixels through the middle one, (line, pixel, axis).
 LINES = np.array([[(k * dy, k * dx) for k in (-2, -1, 1, 2)] for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))])
-
-
-def neighbourhood(values: NDArray) -> NDArray:
-    """(ss, fs): median along fs of the medians along ss of the pixels two and four before and behind each pixel.
-
-    Nine pixels wide, so that a spot of up to four is not its own neighbourhood; without the pixel itself, which would else be
-    its own median so often that a scale is fitted to that. nan takes no part: in place of what is missing, or beyond the
-    border, one of the others counts twice."""
-    return _median_of_four(_median_of_four(values, 0), 1)
-
-
-def _median_of_four(values: NDArray, axis: int) -> NDArray:
-    padded = np.pad(values, [(4, 4) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
-    n = values.shape[axis]
-    a, b, c, d = (np.moveaxis(padded, axis, 0)[k : k + n] for k in (0, 2, 6, 8))
-    low, high = np.fmin, np.fmax  # of a number and nan: the number
-    return np.moveaxis((high(low(a, b), low(c, d)) + low(high(a, b), high(c, d))) / 2, 0, axis)
 
 
 def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
@@ -53,7 +38,7 @@ def along_lines(values: NDArray, places: NDArray) -> tuple[NDArray, NDArray]:
 def local_scale(values: NDArray, places: NDArray) -> NDArray:
     """(k,): 1.4826 times the median distance from the median, of the 7 x 7 pixels about a place. nan takes no part.
 
-    values: (ss, fs), less their neighbourhood. Where it is bright, pixels scatter more than elsewhere in the tile."""
+    values: (ss, fs), less their model. Where it is bright, pixels scatter more than elsewhere in the tile."""
     padded = np.pad(values, 3, constant_values=np.nan)
     block = np.arange(7)
     about = padded[places[:, 0, None, None] + block[:, None], places[:, 1, None, None] + block].reshape(len(places), 49)

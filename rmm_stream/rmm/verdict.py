@@ -14,7 +14,7 @@ from ..mask import BadPixel
 from .features import FEATURES, FeatureMap, FittedFeature, LitCell, Needs, RuleFeature
 from .kernels import marks
 from .outliers import judge, tiles
-from .signal import ANOTHER, along_lines, local_scale, neighbourhood, spot_shaped, swings
+from .signal import ANOTHER, NEAR, along_lines, local_scale, spot_shaped, swings
 from .stats import Moments
 
 #: Features of F6, which has windows of its own.
@@ -144,6 +144,8 @@ def _fitted(
     """
     lit = settings.features.lit
     tile = lit.window if feature.needs in LIT and lit.window else settings.fit.tile
+    if sample and feature.only is None:
+        tile = tuple(min(side, NEAR) for side in tile)
     where = tiles(spec, tile)
     values = np.where(usable, feature.values(source), np.nan)
     asked = staying = usable
@@ -152,10 +154,8 @@ def _fitted(
     if not whole and not staying.any():
         model, scale, snr = np.full((3, *values.shape), np.nan)
         return asked, staying, snr, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
-    about = neighbourhood(values) if sample and feature.only is None else 0.0
-    fitted = values - about if feature.only is None or whole else _near(values, staying, where)
+    fitted = values if feature.only is None or whole else _near(values, staying, where)
     _, model, scale, snr = judge(fitted, where, settings.fit, feature.floor(spec))
-    model += about
     if feature.least_scale is not None:
         at = np.s_[:] if whole or sample else staying  # mostly hardly a pixel
         scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
@@ -171,7 +171,7 @@ def _fitted(
         if feature.least_scale is not None:
             scale[at] = np.maximum(scale[at], feature.least_scale(feature.count(source)[at], model[at]))
         else:
-            scale[at] = np.maximum(scale[at], local_scale(fitted, far) / ANOTHER)
+            scale[at] = np.maximum(scale[at], local_scale(values - model, far) / ANOTHER)
         snr[at] = (here - model[at]) / scale[at]
     return asked, staying, beside_tile, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
 

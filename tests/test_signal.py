@@ -1,4 +1,4 @@
-"""What is light of the sample: lines through a pixel, and how much pixels about it scatter, against naive twins and by example."""
+"""What is light of the sample: lines through a pixel, and how much pixels about it scatter; naive twins and examples."""
 
 import naive
 import numpy as np

@@ -375,7 +375,7 @@ def neighbours(values, y, x):
     return [values[b, a] for b, a in around if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
 
 
-def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0):
+def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0, together=0.6, together_least=6.0):
     """Which pixels have two high neighbours, one of them as high within a factor; one in another stage counts as high."""
     out = np.zeros(snr.shape, bool)
     for y, x in np.ndindex(snr.shape):
@@ -383,7 +383,10 @@ def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0
         around = [math.inf if away else v for v, away in pairs if away or not math.isnan(v)]
         near = [v for v in around if v >= max(least, alike * snr[y, x])]
         flanks = [v for v in around if v >= max(flank_least, flank * snr[y, x])]
-        out[y, x] = not math.isnan(snr[y, x]) and len(near) >= 1 and len(flanks) >= 2
+        rest = sum(sorted(around + [0.0] * (8 - len(around)))[:-1])
+        sharp = len(near) >= 1 and len(flanks) >= 2
+        faint = snr[y, x] >= least and rest >= max(together_least, together * snr[y, x])
+        out[y, x] = not math.isnan(snr[y, x]) and (sharp or faint)
     return out
 
 

@@ -268,6 +268,17 @@ def test_two_hot_pixels_side_by_side_are_no_spot():
         assert out.suspected[10, 10:12].all() == (flank > 0.0)
 
 
+def test_a_faint_spot_is_held_back_though_none_of_its_neighbours_is_high():
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for height, held in ((1.0, True), (0.0, False)):
+        cell = lit_cell()._replace(sample=True)
+        cell.mean[9:12, 9:12] = 0
+        cell.mean[...] += 0.9 * height * np.exp(-0.5 * ((y - 10) ** 2 + (x - 10) ** 2) / 0.7**2)
+        cell.mean[10, 10] = 0.9
+        out = verdict(evidence(lit=[cell]))
+        assert (bool(out.suspected[10, 10]), out.flags[10, 10] == LIT) == (held, not held)
+
+
 def test_a_shadow_is_no_bad_pixel_and_one_or_two_dark_pixels_are():
     for sample in (True, False):
         cell = lit_cell()._replace(sample=sample)

@@ -12,6 +12,9 @@ LEAST = 4.0  # sigma of the map; below, one good pixel in a hundred has a neighb
 ALIKE = 0.4  # of the pixel's own SNR; the flank of a spot that is two to four pixels wide
 #: Of a second neighbour, which a pair of hot pixels does not have: of the pixel's own SNR; sigma.
 FLANK, FLANK_LEAST = 0.1, 2.0
+#: Of all neighbours but the highest, together: a faint spot, none of whose neighbours is high for certain. Of the pixel's own
+#: SNR; sigma, which is chance once in a thousand.
+TOGETHER, TOGETHER_LEAST = 0.6, 6.0
 
 #: Pixels, side of the tiles of the mean map: rings and streaks bend, and scatter, less within them. The paper's least is 15.
 NEAR = 16
@@ -46,7 +49,8 @@ def local_scale(values: NDArray, places: NDArray) -> NDArray:
 
 
 def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
-    """(ss, fs) bool: pixels with two of their eight neighbours high, one of them within a factor, or in another gain stage.
+    """(ss, fs) bool: pixels with two of their eight neighbours high, one of them within a factor, or in another gain stage; or
+    all of them but one high together.
 
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
     of the map because they were in another stage.
@@ -61,6 +65,10 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
     few = np.flatnonzero(spots)
     second = np.sort(_neighbours(high, few), axis=0)[-2]
     spots.flat[few] = second >= np.maximum(FLANK_LEAST, FLANK * snr.flat[few])
+    faint = np.flatnonzero((snr >= LEAST) & ~spots)
+    around = _neighbours(np.where(np.isneginf(high), 0, high), faint)
+    together = np.sort(around, axis=0)[:-1].sum(axis=0)
+    spots.flat[faint] = together >= np.maximum(TOGETHER_LEAST, TOGETHER * snr.flat[faint])
     return spots
 
 

@@ -375,18 +375,22 @@ def neighbours(values, y, x):
     return [values[b, a] for b, a in around if 0 <= b < values.shape[0] and 0 <= a < values.shape[1]]
 
 
-def spot_shaped(snr, elsewhere, least=4.0, alike=0.4, flank=0.1, flank_least=2.0, together=0.6, together_least=6.0):
-    """Which pixels have two high neighbours, one of them as high within a factor; one in another stage counts as high."""
+def spot_shaped(snr, elsewhere, hidden):
+    """Which pixels are high in the shape of a spot: two high neighbours, all high together, or half of it behind an edge."""
     out = np.zeros(snr.shape, bool)
     for y, x in np.ndindex(snr.shape):
+        here = snr[y, x]
         pairs = zip(neighbours(snr, y, x), neighbours(elsewhere, y, x))
         around = [math.inf if away else v for v, away in pairs if away or not math.isnan(v)]
-        near = [v for v in around if v >= max(least, alike * snr[y, x])]
-        flanks = [v for v in around if v >= max(flank_least, flank * snr[y, x])]
+        near = [v for v in around if v >= max(4.0, 0.4 * here)]
+        flanks = [v for v in around if v >= max(2.0, 0.1 * here)]
         rest = sum(sorted(around + [0.0] * (8 - len(around)))[:-1])
+        seen = neighbours(hidden, y, x)
+        beside = sum(seen) + 8 - len(seen) >= 3
         sharp = len(near) >= 1 and len(flanks) >= 2
-        faint = snr[y, x] >= least and rest >= max(together_least, together * snr[y, x])
-        out[y, x] = not math.isnan(snr[y, x]) and (sharp or faint)
+        faint = 4.0 <= here < 12.0 and (rest >= max(6.0, 0.6 * here) or beside)
+        cut_off = here >= 4.0 and beside and len(flanks) >= 1
+        out[y, x] = not math.isnan(here) and (sharp or faint or cut_off)
     return out
 
 

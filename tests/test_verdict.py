@@ -279,6 +279,16 @@ def test_a_faint_spot_is_held_back_though_none_of_its_neighbours_is_high():
         assert (bool(out.suspected[10, 10]), out.flags[10, 10] == LIT) == (held, not held)
 
 
+def test_beside_an_edge_the_flank_of_a_spot_is_held_back_and_a_hot_pixel_is_not():
+    cell = lit_cell()._replace(sample=True)
+    cell.mean[1:3, 8:23] = 0
+    cell.mean[1, 10], cell.mean[2, 10] = 1.5, 0.6  # a spot that lies on the edge
+    cell.mean[1, 20] = 1.5
+    out = verdict(evidence(lit=[cell]))
+    assert (bool(out.suspected[1, 10]), int(out.flags[1, 10])) == (True, 0)
+    assert out.flags[1, 20] == LIT
+
+
 def test_a_shadow_is_no_bad_pixel_and_one_or_two_dark_pixels_are():
     for sample in (True, False):
         cell = lit_cell()._replace(sample=sample)
@@ -314,7 +324,9 @@ def test_spot_shaped_like_its_twin():
         snr = rng.normal(0, 4, (9, 11))
         snr[rng.random(snr.shape) < 0.1] = np.nan
         elsewhere = np.isnan(snr) & (rng.random(snr.shape) < 0.5)
-        np.testing.assert_array_equal(spot_shaped(snr, elsewhere), naive.spot_shaped(snr, elsewhere))
+        hidden = rng.random(snr.shape) < 0.2
+        found, expected = spot_shaped(3 * snr, elsewhere, hidden), naive.spot_shaped(3 * snr, elsewhere, hidden)
+        np.testing.assert_array_equal(found, expected)
 
 
 # ---- outliers.py ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ FLANK, FLANK_LEAST = 0.1, 2.0
 #: SNR; sigma, which is chance once in a thousand.
 TOGETHER, TOGETHER_LEAST = 0.6, 6.0
 
+#: Hidden neighbours of a pixel beside an edge; sigma, below which a pixel is faint.
+HALF_HIDDEN, FAINT = 3, 12.0
+
 #: Pixels, side of the tiles of the mean map: rings and streaks bend, and scatter, less within them. The paper's least is 15.
 NEAR = 16
 #: The scale of 49 pixels is known to an eighth; beyond so much more than that of the tile, it is another.
@@ -48,12 +51,13 @@ def local_scale(values: NDArray, places: NDArray) -> NDArray:
     return 1.4826 * np.nanmedian(np.abs(about - np.nanmedian(about, axis=1, keepdims=True)), axis=1)
 
 
-def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
-    """(ss, fs) bool: pixels with two of their eight neighbours high, one of them within a factor, or in another gain stage; or
-    all of them but one high together.
+def spot_shaped(snr: NDArray, elsewhere: NDArray, hidden: NDArray) -> NDArray:
+    """(ss, fs) bool: pixels with two of their eight neighbours high, one of them within a factor, or in another gain stage;
+    faint ones also with all of them but one high together.
 
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
-    of the map because they were in another stage.
+    of the map because they were in another stage. hidden: (ss, fs) bool, pixels that are masked without analysis: beside the
+    edge of an ASIC most of a spot may lie on them, so that one neighbour that is a little high, or a faint pixel alone, will do.
     """
     rows, columns = snr.shape
     high = np.full((rows + 2, columns + 2), -np.inf)
@@ -65,10 +69,13 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray) -> NDArray:
     few = np.flatnonzero(spots)
     second = np.sort(_neighbours(high, few), axis=0)[-2]
     spots.flat[few] = second >= np.maximum(FLANK_LEAST, FLANK * snr.flat[few])
-    faint = np.flatnonzero((snr >= LEAST) & ~spots)
-    around = _neighbours(np.where(np.isneginf(high), 0, high), faint)
-    together = np.sort(around, axis=0)[:-1].sum(axis=0)
-    spots.flat[faint] = together >= np.maximum(TOGETHER_LEAST, TOGETHER * snr.flat[faint])
+    rest = np.flatnonzero((snr >= LEAST) & ~spots)
+    here = snr.flat[rest]
+    around = _neighbours(np.where(np.isneginf(high), 0, high), rest)
+    together = np.sort(around, axis=0)[:-1].sum(axis=0) >= np.maximum(TOGETHER_LEAST, TOGETHER * here)
+    beside = _neighbours(np.pad(hidden, 1, constant_values=True), rest).sum(axis=0) >= HALF_HIDDEN
+    near = highest.flat[rest] >= np.maximum(FLANK_LEAST, FLANK * here)
+    spots.flat[rest] = (here < FAINT) & (together | beside) | beside & near
     return spots
 
 

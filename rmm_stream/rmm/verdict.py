@@ -120,7 +120,7 @@ def _spots(snr: NDArray, values: NDArray, seen: Evidence, least: int) -> NDArray
 
     A pixel whose dark is known, but which has no value here, was in another gain stage, or saturated: brighter still."""
     known = np.zeros(snr.shape, bool) if seen.dark is None else seen.dark[0].count >= least / 2
-    return (snr > 0) & spot_shaped(snr, np.isnan(values) & known & ~seen.excluded)
+    return (snr > 0) & spot_shaped(snr, np.isnan(values) & known & ~seen.excluded, seen.excluded)
 
 
 def _swings(lit: LitCell, settings: Settings) -> NDArray:

@@ -57,7 +57,7 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray, hidden: NDArray) -> NDArray:
 
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
     of the map because they were in another stage. hidden: (ss, fs) bool, pixels that are masked without analysis: beside the
-    edge of an ASIC most of a spot may lie on them, so that one neighbour that is a little high, or a faint pixel alone, will do.
+    edge of an ASIC most of a spot may lie on them, so that one neighbour a little high, or a faint pixel alone, will do.
     """
     rows, columns = snr.shape
     high = np.full((rows + 2, columns + 2), -np.inf)

@@ -88,6 +88,16 @@ def test_the_evidence_confirms_a_jump_that_stays():
     assert policy.judge(fit(UPPER)) is None
 
 
+@pytest.mark.parametrize("limits", [Policy(max_bad=0.5), Policy(max_bad=0.5, set_after=3)])
+def test_hysteresis_does_not_interrupt_a_jump_that_is_held(limits):
+    """Pixels that turn all at once are held in every fit until the tenth, though a bit takes three fits to turn."""
+    before, now = ([UPPER], []) if limits.set_after == 1 else ([], [UPPER])
+    policy = begun(limits, *before)
+    said = [policy.judge(fit(*now)) for _ in range(12)]
+    assert [isinstance(s, Held) for s in said] == [False] * 2 + [True] * 9 + [False]
+    assert isinstance(said[-1], MapChange)
+
+
 def test_an_interrupted_jump_is_counted_from_the_start():
     policy = begun(Policy(confirm_fits=3))
     for bad in (UPPER, UPPER, CALM, UPPER, UPPER):
@@ -191,6 +201,16 @@ def test_a_release_into_a_jump_is_held():
     policy.judge(fit(UPPER))
     assert policy.release() == []
     assert list(policy.held) == [KEY]
+
+
+def test_after_a_restart_with_a_pin_fits_go_on_from_the_pinned_mask():
+    policy = MaskPolicy(TINY)
+    policy.pin(stored(CALM))
+    assert policy.judge(fit(CALM, UPPER, judged=BadPixel.NOISE, bit=BadPixel.NOISE)).reason
+    assert policy.release() == []
+    assert policy.mask(0).flags[0, 1][CALM].min() == BadPixel.OFFSET
+    assert policy.mask(0).flags[0, 1][UPPER].max() == 0
+    assert policy.held
 
 
 def test_pinning_what_is_in_force_publishes_nothing():

@@ -660,7 +660,7 @@ def test_a_pin_is_out_before_the_next_frame_counts_and_shows_until_release():
     before, stored = MaskPolicy(TINY, cells=range(3)), []
     before.judge(fit_of(1, bad=3))
     stored.append(before.mask(0))
-    maker = FakeMaker([fit_of(1, bad=1)])
+    maker = FakeMaker([fit_of(1, bad=1)] * 3)  # three, for hysteresis: they go on from the pinned mask
     worker, published = make(maker, cells=range(1, 3))
     worker.requests.put(Pin(7, stored, range(3)))
     put(worker, make_batch())

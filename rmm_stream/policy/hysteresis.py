@@ -17,13 +17,15 @@ class Streaks(NamedTuple):
     """Pixels of one map of which some bit is contested, and for how long.
 
     places: (n,) int64, ascending, into the map's pixels. fits: (n, 8) uint8, per bit: fits in a row that spoke against it.
+    flags: (n,) uint8, as they were: a bit that has turned since is contested anew. One that was not let out goes on.
     """
 
     places: NDArray
     fits: NDArray
+    flags: NDArray
 
 
-NONE = Streaks(np.zeros(0, np.int64), np.zeros((0, 8), np.uint8))
+NONE = Streaks(np.zeros(0, np.int64), np.zeros((0, 8), np.uint8), np.zeros(0, np.uint8))
 
 
 def settle(
@@ -49,18 +51,25 @@ def settle(
     places = np.flatnonzero(contested)
     if not len(places):
         return before, NONE
-    against = (contested.reshape(-1)[places, None] >> BITS & 1).astype(bool)
-    fits = np.where(against, _earlier(streaks, places) + 1, 0).astype(np.uint8)
-    setting = (to_set.reshape(-1)[places, None] >> BITS & 1).astype(bool)
+    against, now = _bits(contested.reshape(-1)[places]), before.reshape(-1)[places]
+    fits = np.where(against, np.minimum(_earlier(streaks, places, now), 200) + 1, 0).astype(np.uint8)
+    setting = _bits(to_set.reshape(-1)[places])
     turned = against & (fits >= np.where(setting, set_after, clear_after))
     after = before.copy()
     after.reshape(-1)[places] ^= (turned << BITS).sum(1).astype(np.uint8)
-    return after, Streaks(places, np.where(turned, 0, np.minimum(fits, 200)).astype(np.uint8))
+    return after, Streaks(places, fits, now)
 
 
-def _earlier(streaks: Streaks, places: NDArray) -> NDArray:
-    """(n, 8) uint8: how long the bits of these pixels have been contested; 0 for those that were not."""
+def _bits(flags: NDArray) -> NDArray:
+    """(n, 8) bool. flags: (n,) uint8."""
+    return (flags[:, None] >> BITS & 1).astype(bool)
+
+
+def _earlier(streaks: Streaks, places: NDArray, now: NDArray) -> NDArray:
+    """(n, 8) uint8: how long these bits have been contested as they are now; 0 for those that were not.
+
+    now: (n,) uint8, the flags at these places."""
     fits = np.zeros((len(places), 8), np.uint8)
     _, new, old = np.intersect1d(places, streaks.places, assume_unique=True, return_indices=True)
-    fits[new] = streaks.fits[old]
+    fits[new] = np.where(_bits(now[new] ^ streaks.flags[old]), 0, streaks.fits[old])
     return fits

@@ -135,8 +135,14 @@ class MaskPolicy:
         return changes
 
     def pin(self, masks: Mapping[int, Mask]) -> list[MapChange]:
-        """Put a stored mask in force, and keep what is in force now of other maps, whatever fits say, until release()."""
+        """Put a stored mask in force, and keep what is in force now of other maps, whatever fits say, until release().
+
+        A map of which nothing was published goes on from the stored one, as after restore(): a feature that is silent since a
+        restart keeps its flags, and the guard knows what was before."""
         changes = self._as_stored(masks)
+        for change in changes:
+            if change.judged and self._maps.get(change.key, _Map()).published is None:
+                self._maps[change.key] = _Map(change)
         self._pins = self.published | {change.key: change for change in changes}
         return changes
 

@@ -160,3 +160,17 @@ def test_a_pin_takes_back_maps_that_were_not_judged_then():
     (change,) = policy.pin({0: empty})
     assert change.judged == 0
     assert change.flags[5, 5] == NO_DATA
+
+
+def test_no_data_stays_while_a_feature_that_has_spoken_is_silent():
+    """After a restart only darks speak: a pixel without a value under light has not become good for that."""
+    both = BadPixel.OFFSET | BadPixel.LIT_SNR
+    policy, blind = MaskPolicy(TINY), np.zeros(TINY.module_shape, np.uint8)
+    blind[5, 5] = BadPixel.NO_DATA
+    policy.judge(MapFit(KEY, blind, blind, both, 300, 1, 0.0))
+    for train in range(2, 7):
+        policy.judge(MapFit(KEY, blind * 0, blind * 0, BadPixel.OFFSET, 300, train, 0.0))
+    assert policy.published[KEY].flags[5, 5] == BadPixel.NO_DATA
+    for train in range(7, 10):
+        policy.judge(MapFit(KEY, blind * 0, blind * 0, both, 300, train, 0.0))
+    assert policy.published[KEY].flags[5, 5] == 0

@@ -70,8 +70,11 @@ class MaskPolicy:
             settled = fit.flags
         else:
             judged, familiar = fit.judged | before.judged, before.judged
+            doubtful = fit.doubtful
+            if before.judged & ~fit.judged:  # the feature that had no data may be one that is silent now
+                doubtful = doubtful | before.flags & NO_DATA
             settled, state.streaks = settle(
-                before.flags, fit.flags, fit.doubtful, fit.judged, state.streaks, self.settings.set_after,
+                before.flags, fit.flags, doubtful, fit.judged, state.streaks, self.settings.set_after,
                 self.settings.clear_after,
             )  # fmt: skip
         change = self._change(fit, settled, judged, before)

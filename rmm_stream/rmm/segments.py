@@ -115,9 +115,13 @@ class Segments:
         self.parted.discard((module, stage))
 
     def retire(self) -> None:
-        """Drop the replaced segments whose successors speak for every cell for which they spoke."""
+        """Drop the replaced segments whose successors speak for every cell for which they spoke.
+
+        One that was parted from on suspicion stays until the suspicion is confirmed: rejoin() may want it back."""
         for segments, old in ((self.dark, self.old_dark), (self.lit, self.old_lit)):
             for key in list(old):
+                if segments is self.dark and (key.module, key.gain_stage) in self.parted:
+                    continue
                 spoke = old[key].frames >= self.least
                 if key in segments and (segments[key].frames[spoke] >= self.least).all():
                     del old[key]

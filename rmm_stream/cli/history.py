@@ -214,6 +214,7 @@ def _wait_for(store: MaskStore, least: int, made_by: str, timeout_s: float) -> i
 def _last_moment(store: MaskStore) -> Making:
     """When the store was last written to, in trains: a rollback without a service comes right after."""
     newest = store.newest
-    updates = read_journal(store.journal(newest)).updates
-    last = updates[-1]["after_train"] if updates else store.version(newest).last_train
+    lines = read_journal(store.journal(newest))
+    last = lines.updates[-1]["after_train"] if lines.updates else store.version(newest).last_train
+    last = lines.seen or last
     return Making("", last, last)

@@ -132,6 +132,9 @@ class History:
         self._write_journal()
         if not self._owed and self._published.different:
             self._write(status, "exit", check)
+        if status.latest.train_id:
+            self._unwritten.append({"seen": status.latest.train_id})  # what was in force until then was in force
+            self._write_journal()
         return not self.alarms.keys() & {"versions", "journal"}
 
     # When -------------------------------------------------------------------------------------------------------------
@@ -284,9 +287,9 @@ class History:
 
     def _last_train(self, newest: int) -> int:
         """The last train that the store has heard of; 0: none."""
-        updates = read_journal(self.store.journal(newest)).updates
-        if updates:
-            return updates[-1]["after_train"]
+        lines = read_journal(self.store.journal(newest))
+        if lines.seen or lines.updates:
+            return lines.seen or lines.updates[-1]["after_train"]
         try:
             return self.store.version(newest).last_train if newest else 0
         except DataError:

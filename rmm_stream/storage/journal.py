@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 
 class Lines(NamedTuple):
-    """What a journal holds. damaged: lines that cannot be read. lost: updates that could not be written down."""
+    """What a journal holds. damaged: lines that cannot be read. lost: updates that could not be written down.
+
+    seen: the last train that a service had seen when it stopped; 0: it did not say."""
 
     updates: list[dict]
     damaged: int = 0
     lost: int = 0
+    seen: int = 0
 
 
 class Journal:
@@ -56,7 +59,7 @@ def read_journal(path: str | os.PathLike) -> Lines:
 
 
 def _parse(lines: Iterable[bytes]) -> Lines:
-    updates, damaged, lost, life = [], 0, 0, {}
+    updates, damaged, lost, seen, life = [], 0, 0, 0, {}
     for line in lines:
         try:
             record = json.loads(line)
@@ -69,8 +72,10 @@ def _parse(lines: Iterable[bytes]) -> Lines:
             life = record
         elif isinstance(record.get("lost"), int):
             lost += record["lost"]
+        elif isinstance(record.get("seen"), int):
+            seen = record["seen"]
         elif isinstance(record.get("after_train"), int):
             updates.append({**record, "epoch": life.get("epoch", ""), "generation": life.get("generation", 0)})
         else:
             damaged += 1
-    return Lines(updates, damaged, lost)
+    return Lines(updates, damaged, lost, seen)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from beamline import DARK, SAMPLE, SHAPE, Beamline, scattering
 
-from rmm_stream.live.worker import Expose
+from rmm_stream.live.requests import Expose, Reject
 from rmm_stream.mask import BadPixel
 
 PLANTED = {(10, 10), (90, 30), (100, 100)}
@@ -115,9 +115,12 @@ def test_it_is_published_when_the_evidence_stays(beamline):
 def test_a_rejected_jump_is_not_reported_again(beamline):
     noisy_third(beamline)
     beamline.lit(400)
-    assert beamline.policy.reject()
+    beamline.worker.requests.put(Reject())
     beamline.lit(800)
     assert beamline.bad == PLANTED
+    assert beamline.alarms.startswith(
+        "module 0: a jump of 1 maps was rejected and is still there; nothing of these maps is"
+    )
 
 
 def test_darks_with_light_in_them_do_not_reach_the_darks(beamline):

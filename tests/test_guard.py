@@ -130,10 +130,19 @@ def test_a_rejected_jump_is_silent_until_it_has_gone_away():
     policy = begun(Policy(confirm_fits=2))
     policy.judge(fit(UPPER))
     assert policy.reject() == [KEY]
+    assert policy.dismissed == [KEY]
     for _ in range(5):
         assert policy.judge(fit(UPPER)) is None
     assert policy.judge(fit(CALM)).newly_bad == 20
+    assert policy.dismissed == []
     assert isinstance(policy.judge(fit(CALM, UPPER)), Held), "a new jump is reported"
+
+
+def test_pixels_without_data_are_published_at_once_however_many():
+    policy = begun()
+    change = policy.judge(fit(UPPER, LOWER, bit=BadPixel.NO_DATA))
+    assert change.newly_bad == 2 * 784
+    assert not policy.held
 
 
 def test_what_a_feature_says_for_the_first_time_is_no_jump():

@@ -229,7 +229,7 @@ class Worker:
             module = self._modules[fit.key.module]
             judged = self._policy.judge(fit)
             change = judged if isinstance(judged, MapChange) else None
-            if module.held or isinstance(judged, Held):
+            if module.held or isinstance(judged, Held) or f"dismissed {module.module}" in self._alarms:
                 module = self._note_held(module)
             before = self._suspected.get(fit.key, 0)
             now = self._suspected[fit.key] = 0 if fit.suspected is None else int(np.count_nonzero(fit.suspected))
@@ -260,6 +260,12 @@ class Worker:
             self._complaints.say(about, self._alarms[about])
         elif self._alarms.pop(about, None):
             log.info("module %d: no map is held any more", module.module, extra={"event": "held"})
+        self._alarms.pop(f"dismissed {module.module}", None)
+        if dismissed := sum(key.module == module.module for key in self._policy.dismissed):
+            self._alarms[f"dismissed {module.module}"] = (
+                f"module {module.module}: a jump of {dismissed} maps was rejected and is still there; nothing of these maps is "
+                f"published until it has gone away, or the statistics begin anew: rmm-stream expose ENDPOINT ... --new"
+            )
         return replace(module, held=len(held))
 
     def _note_drift(self) -> None:

@@ -3,7 +3,8 @@
 A beam that has moved, a dark with light in it, or a power supply that hums, turns thousands of pixels at once. A hit-finder
 that lost a third of its detector for that would switch the mask off. Sees fitted bits only: overlays are nobody's jump.
 
-What turns thousands of pixels turns the strong ones first: a jump is what turns within several fits in a row.
+What turns thousands of pixels turns the strong ones first: a jump is what turns within several fits in a row. Pixels without
+data are no jump: that they cannot be judged has to be known at once.
 """
 
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from ..config import Policy
 from ..detectors import DetectorSpec
 from ..mask import BadPixel
 
+NO_DATA = np.uint8(BadPixel.NO_DATA)
 AT_ONCE = 10  # fits; what turns within them counts as one jump
 
 
@@ -47,11 +49,14 @@ def objection(
     be. familiar: features that had spoken before; what one says for the first time is no jump. analysed: (ss, fs) bool,
     pixels that are not masked by geometry or by hand. lately: what turned in the fits before this one.
     """
-    bad, pixels = (after != 0) & analysed, int(analysed.sum())
+    bad, pixels = (after & ~NO_DATA != 0) & analysed, int(analysed.sum())
     if before is not None:
-        known = np.uint8(familiar | BadPixel.NO_DATA)
+        known = np.uint8(familiar)
         was_bad = before != 0
-        for turned, word in ((bad & (after & known != 0) & ~was_bad, "bad"), (was_bad & ~bad & analysed, "good")):
+        for turned, word in (
+            (bad & (after & known != 0) & ~was_bad, "bad"),
+            (was_bad & (after == 0) & analysed, "good"),
+        ):
             n, earlier = int(np.count_nonzero(turned)), sum(getattr(lately, word))
             if n and n + earlier > limits.max_new * pixels:
                 since = f" beside {earlier:,} in the fits before" if earlier else ""

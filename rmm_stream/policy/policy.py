@@ -99,6 +99,11 @@ class MaskPolicy:
         """The maps that the guard keeps back, and why."""
         return {key: state.held for key, state in self._maps.items() if state.held is not None}
 
+    @property
+    def dismissed(self) -> list[MapKey]:
+        """The maps of which a jump was rejected that is still there: they stay as they were."""
+        return [key for key, state in self._maps.items() if state.rejected]
+
     def accept(self, where: Callable[[MapKey], bool] = lambda key: True) -> list[MapChange]:
         """An operator lets out what is held, of the maps for which `where` holds."""
         changes = []

@@ -388,8 +388,8 @@ def spot_shaped(snr, elsewhere, hidden):
         seen = neighbours(hidden, y, x)
         beside = sum(seen) + 8 - len(seen) >= 3
         sharp = len(near) >= 1 and len(flanks) >= 2
-        faint = 4.0 <= here < 12.0 and (rest >= max(6.0, 0.6 * here) or beside)
-        cut_off = here >= 4.0 and beside and len(flanks) >= 1
+        faint = 4.0 <= here < 12.0 and rest >= max(6.0, 0.6 * here)
+        cut_off = here >= 4.0 and beside and any(v >= max(3.0, 0.15 * here) for v in around)
         out[y, x] = not math.isnan(here) and (sharp or faint or cut_off)
     return out
 

@@ -18,6 +18,8 @@ TOGETHER, TOGETHER_LEAST = 0.6, 6.0
 
 #: Hidden neighbours of a pixel beside an edge; sigma, below which a pixel is faint.
 HALF_HIDDEN, FAINT = 3, 12.0
+#: Of a neighbour of a pixel beside an edge: of the pixel's own SNR; sigma, which is chance once in 150.
+BESIDE, BESIDE_LEAST = 0.15, 3.0
 
 #: Pixels, side of the tiles of the mean map: rings and streaks bend, and scatter, less within them. The paper's least is 15.
 NEAR = 16
@@ -57,7 +59,7 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray, hidden: NDArray) -> NDArray:
 
     snr: (ss, fs), SNR of a lit map, nan where a pixel has none. elsewhere: (ss, fs) bool, pixels that were mostly left out
     of the map because they were in another stage. hidden: (ss, fs) bool, pixels that are masked without analysis: beside the
-    edge of an ASIC most of a spot may lie on them, so that one neighbour a little high, or a faint pixel alone, will do.
+    edge of an ASIC most of a spot may lie on them, so that one neighbour that is a little high will do.
     """
     rows, columns = snr.shape
     high = np.full((rows + 2, columns + 2), -np.inf)
@@ -74,8 +76,8 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray, hidden: NDArray) -> NDArray:
     around = _neighbours(np.where(np.isneginf(high), 0, high), rest)
     together = np.sort(around, axis=0)[:-1].sum(axis=0) >= np.maximum(TOGETHER_LEAST, TOGETHER * here)
     beside = _neighbours(np.pad(hidden, 1, constant_values=True), rest).sum(axis=0) >= HALF_HIDDEN
-    near = highest.flat[rest] >= np.maximum(FLANK_LEAST, FLANK * here)
-    spots.flat[rest] = (here < FAINT) & (together | beside) | beside & near
+    near = highest.flat[rest] >= np.maximum(BESIDE_LEAST, BESIDE * here)
+    spots.flat[rest] = (here < FAINT) & together | beside & near
     return spots
 
 

@@ -143,6 +143,15 @@ def test_pixels_without_data_are_published_at_once_however_many():
     change = policy.judge(fit(UPPER, LOWER, bit=BadPixel.NO_DATA))
     assert change.newly_bad == 2 * 784
     assert not policy.held
+    bad = fit(UPPER, LOWER, bit=BadPixel.NO_DATA)
+    bad.flags[45, 30] |= np.uint8(BadPixel.OFFSET)
+    assert policy.judge(bad).newly_bad == 1, "nor do they keep the next pixel back"
+
+
+def test_a_map_that_lacked_data_is_limited_like_any_other():
+    policy = begun(Policy(max_new=1.0))
+    policy.judge(fit(UPPER, bit=BadPixel.NO_DATA))
+    assert "policy.max_bad" in policy.judge(fit(UPPER, LOWER)).reason
 
 
 def test_what_a_feature_says_for_the_first_time_is_no_jump():

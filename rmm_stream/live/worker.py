@@ -264,7 +264,7 @@ class Worker:
         if dismissed := sum(key.module == module.module for key in self._policy.dismissed):
             self._alarms[f"dismissed {module.module}"] = (
                 f"module {module.module}: a jump of {dismissed} maps was rejected and is still there; nothing of these maps is "
-                f"published until it has gone away, or the statistics begin anew: rmm-stream expose ENDPOINT ... --new"
+                f"published until it has gone away"
             )
         return replace(module, held=len(held))
 

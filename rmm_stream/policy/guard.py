@@ -34,44 +34,60 @@ class Turned(NamedTuple):
 NOTHING = Turned()
 
 
+class Jump(NamedTuple):
+    """Pixels that one fit would turn, (ss, fs) bool each."""
+
+    bad: NDArray
+    good: NDArray
+
+
+def jump(before: NDArray, after: NDArray, familiar: BadPixel, analysed: NDArray) -> Jump:
+    """What counts of the difference between two maps of flags, (ss, fs) uint8.
+
+    familiar: features that had spoken before; what one says for the first time is no jump, nor is NO_DATA. analysed: (ss, fs)
+    bool, pixels that are not masked by geometry or by hand.
+    """
+    was_bad = before != 0
+    return Jump((after & np.uint8(familiar) != 0) & ~was_bad & analysed, was_bad & (after == 0) & analysed)
+
+
 def objection(
     spec: DetectorSpec,
     limits: Policy,
     before: NDArray | None,
     after: NDArray,
-    familiar: BadPixel,
+    turned: Jump | None,
     analysed: NDArray,
     lately: Turned = NOTHING,
 ) -> str:
     """ "" where a map may go out, else why not, in one line.
 
     before: (ss, fs) uint8 flags as published, None where there are none yet, when only `max_bad` limits. after: as they would
-    be. familiar: features that had spoken before; what one says for the first time is no jump. analysed: (ss, fs) bool,
-    pixels that are not masked by geometry or by hand. lately: what turned in the fits before this one.
+    be. turned: of jump(); None with before. analysed: as there. lately: what turned in the fits before this one.
     """
-    bad, pixels = (after & ~NO_DATA != 0) & analysed, int(analysed.sum())
-    if before is not None:
-        known = np.uint8(familiar)
-        was_bad = before != 0
-        for turned, word in (
-            (bad & (after & known != 0) & ~was_bad, "bad"),
-            (was_bad & (after == 0) & analysed, "good"),
-        ):
-            n, earlier = int(np.count_nonzero(turned)), sum(getattr(lately, word))
-            if n and n + earlier > limits.max_new * pixels:
-                since = f" beside {earlier:,} in the fits before" if earlier else ""
-                return (
-                    f"{n:,} of {pixels:,} pixels would turn {word} at once{since} ({_percent(n + earlier, pixels)}; "
-                    f"policy.max_new = {limits.max_new:g}){_where(spec, turned)}"
-                    f"{_why(after if word == 'bad' else before, turned)}"
-                )
-    n, most = int(np.count_nonzero(bad)), limits.max_bad * pixels
-    if n > most and (before is None or int(np.count_nonzero(was_bad & analysed)) <= most):
+    pixels = int(analysed.sum())
+    for word, places in () if turned is None else turned._asdict().items():
+        n, earlier = int(np.count_nonzero(places)), sum(getattr(lately, word))
+        if n and n + earlier > limits.max_new * pixels:
+            since = f" beside {earlier:,} in the fits before" if earlier else ""
+            return (
+                f"{n:,} of {pixels:,} pixels would turn {word} at once{since} ({_percent(n + earlier, pixels)}; "
+                f"policy.max_new = {limits.max_new:g}){_where(spec, places)}"
+                f"{_why(after if word == 'bad' else before, places)}"
+            )
+    bad, most = _flagged(after, analysed), limits.max_bad * pixels
+    n = int(np.count_nonzero(bad))
+    if n > most and (before is None or np.count_nonzero(_flagged(before, analysed)) <= most):
         return (
             f"{n:,} of {pixels:,} pixels would be bad ({_percent(n, pixels)}; policy.max_bad = {limits.max_bad:g})"
             f"{_where(spec, bad)}{_why(after, bad)}"
         )
     return ""
+
+
+def _flagged(flags: NDArray, analysed: NDArray) -> NDArray:
+    """(ss, fs) bool: pixels that a feature calls bad."""
+    return (flags & ~NO_DATA != 0) & analysed
 
 
 def _percent(n: int, of: int) -> str:

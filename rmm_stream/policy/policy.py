@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..config import Policy
 from ..detectors import DetectorSpec
 from ..mask import FITTED, BadPixel, Held, MapChange, MapFit, MapKey, Mask
-from .guard import NOTHING, Turned, objection
+from .guard import NOTHING, Turned, jump, objection
 from .hysteresis import NONE, Streaks, settle
 from .overlay import lay_over, overlay
 
@@ -81,15 +81,14 @@ class MaskPolicy:
         if change is None:
             state.held, state.rejected, state.lately = None, False, state.lately.after(0, 0)
             return None
-        analysed = self._above(fit.key.module) == 0
-        why = objection(
-            self.spec, self.settings, before and before.flags, change.flags, familiar, analysed, state.lately
-        )
+        analysed, published = self._above(fit.key.module) == 0, before and before.flags
+        turned = None if before is None else jump(published, change.flags, familiar, analysed)
+        why = objection(self.spec, self.settings, published, change.flags, turned, analysed, state.lately)
         if why:
             return self._hold(state, change, why)
         state.published, state.held, state.rejected = change, None, False
-        if familiar == judged and before is not None:  # what a feature says for the first time is no jump
-            state.lately = state.lately.after(change.newly_bad, change.newly_good)
+        if turned is not None:
+            state.lately = state.lately.after(*(int(np.count_nonzero(places)) for places in turned))
         return change
 
     # ---- what the guard keeps back ----

@@ -95,19 +95,6 @@ class Source(Section):
 class LightSettings(Section):
     """Of [exposure], what a maker needs to tell dark frames from lit ones; docs/method.md 7.1."""
 
-    classify: Literal["off", "check", "label"] = "off"
-    dark_cut: Annotated[float, Meta(ge=3, le=100)] = 8.0
-    guard_frames: Annotated[int, Meta(ge=0, le=1000)] | None = None
-
-
-class ExposureSettings(Section):
-    """[exposure]: who says dark, flat or sample, and which gain stage."""
-
-    default: Literal["dark", "flat", "sample", "unknown"] = "unknown"
-    gain_stage: Natural | None = None
-    source: str = ""  # karabo source whose keys announce the exposure; "": the stream does not say
-    illumination_key: str = "illumination.value"
-    gain_stage_key: str = "gainStage.value"  # negative or absent: each pixel switches by itself
     # do frames have a say? "check": those that deny what they are declared as are not used; "label": they also say it
     classify: Literal["off", "check", "label"] = "off"
     dark_cut: Annotated[float, Meta(ge=3, le=100)] = (
@@ -115,6 +102,16 @@ class ExposureSettings(Section):
     )
     # trains that are used for nothing after the light goes on or off; None: 1, and 0 with "label", where lone trains are dark
     guard_frames: Annotated[int, Meta(ge=0, le=1000)] | None = None
+
+
+class ExposureSettings(LightSettings):
+    """[exposure]: who says dark, flat or sample, and which gain stage."""
+
+    default: Literal["dark", "flat", "sample", "unknown"] = "unknown"
+    gain_stage: Natural | None = None
+    source: str = ""  # karabo source whose keys announce the exposure; "": the stream does not say
+    illumination_key: str = "illumination.value"
+    gain_stage_key: str = "gainStage.value"  # negative or absent: each pixel switches by itself
 
     @property
     def light(self) -> LightSettings:

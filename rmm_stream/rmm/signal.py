@@ -1,8 +1,9 @@
 """The light of a sample is no bad pixel: what is off together with its surroundings is signal, and taken, or held, back.
 
-Rings of powder and solvent, the streak of a jet and the shadow of a beamstop are wider than five pixels: a pixel is compared
-with its neighbourhood as well as with its tile. Bragg spots are narrower, but wider than a pixel. A crystal that turns slowly,
-or rests, puts them on the same pixels in many frames, where no time window tells them from hot pixels; their shape does.
+Rings of powder and solvent, the streak of a jet and the shadow of a beamstop are wider than five pixels one way: a pixel is
+compared with the lines through it as well as with its tile. Bragg spots are narrower, but wider than a pixel. A crystal
+that turns slowly, or rests, puts them on the same pixels in many frames, where no time window tells them from hot pixels;
+their shape does.
 """
 
 import numpy as np
@@ -75,9 +76,9 @@ def spot_shaped(snr: NDArray, elsewhere: NDArray, hidden: NDArray) -> NDArray:
     here = snr.flat[rest]
     around = _neighbours(np.where(np.isneginf(high), 0, high), rest)
     together = np.sort(around, axis=0)[:-1].sum(axis=0) >= np.maximum(TOGETHER_LEAST, TOGETHER * here)
-    beside = _neighbours(np.pad(hidden, 1, constant_values=True), rest).sum(axis=0) >= HALF_HIDDEN
+    at_edge = _neighbours(np.pad(hidden, 1, constant_values=True), rest).sum(axis=0) >= HALF_HIDDEN
     near = highest.flat[rest] >= np.maximum(BESIDE_LEAST, BESIDE * here)
-    spots.flat[rest] = (here < FAINT) & together | beside & near
+    spots.flat[rest] = (here < FAINT) & together | at_edge & near
     return spots
 
 

@@ -56,6 +56,11 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
     suspected, spots, no_data = (np.zeros(spec.module_shape, bool) for _ in range(3))
     included = ~seen.excluded
     judged, maps = BadPixel(0), []
+    noisy = {
+        id(lit): swings(lit.judged, lit.above, lit.below, settings.features.lit_rate.min_share)
+        for lit in seen.lit
+        if lit.sample
+    }
     for feature in FEATURES:
         if not feature.applies(spec):
             continue
@@ -66,16 +71,16 @@ def judge_map(spec: DetectorSpec, settings: Settings, seen: Evidence, whole: boo
                 for cut, out in ((fit.cut, flags), (fit.clear_cut, doubtful)):
                     _mark(out, feature.flag, feature.bad(source, seen.stage, cut) & usable)
                 continue
-            sample = feature.needs in LIT and source.sample
-            asked, staying, beside_tile, found = _fitted(feature, spec, settings, source, usable, whole, sample)
+            restless = noisy.get(id(source))  # None: not of a sample
+            asked, staying, beside_tile, found = _fitted(feature, spec, settings, source, usable, whole, restless)
             maps.append(found)
             if feature.only is None:
                 no_data |= usable & np.isnan(found.model)
             if feature.needs is Needs.LIT_MEAN:
                 no_data |= source.blind
-            if sample:
+            if restless is not None:
                 if feature.spots:  # the shape in one feature holds for those that follow it
-                    spots |= _spots(beside_tile, found.values, seen, least) & ~_swings(source, settings)
+                    spots |= _spots(beside_tile, found.values, seen, least) & ~restless
                 spared = spots if feature.spots else np.zeros_like(spots)
                 far = beside_tile if feature.above_only else np.abs(beside_tile)
                 suspected |= asked & (far > fit.cut) & (spared | ~(np.abs(found.snr) > fit.cut))  # false for nan
@@ -123,8 +128,14 @@ def _spots(snr: NDArray, values: NDArray, seen: Evidence, least: int) -> NDArray
     return (snr > 0) & spot_shaped(snr, np.isnan(values) & known & ~seen.excluded, seen.excluded)
 
 
-def _swings(lit: LitCell, settings: Settings) -> NDArray:
-    return swings(lit.judged, lit.above, lit.below, settings.features.lit_rate.min_share)
+class Fitted(NamedTuple):
+    """What a fit says of a map. asked, staying: (ss, fs) bool, pixels that may be flagged, and that may stay so. beside_tile:
+    (ss, fs) SNR against their tile alone. found: the map over the usable pixels, as it is judged."""
+
+    asked: NDArray
+    staying: NDArray
+    beside_tile: NDArray
+    found: FeatureMap
 
 
 def _fitted(
@@ -134,14 +145,13 @@ def _fitted(
     source,
     usable: NDArray,
     whole: bool,
-    sample: bool,
-) -> tuple[NDArray, NDArray, NDArray, FeatureMap]:
-    """The map of a feature over the usable pixels, last. Before it pixels that may be flagged, and that may stay so, (ss, fs)
-    bool, and their SNR beside their tile alone.
+    restless: NDArray | None,
+) -> Fitted:
+    """Fit one feature to the usable pixels. Where only few pixels may be flagged, tiles without one are not fitted.
 
-    sample: those far from the model are compared with the lines through them, too, and the scale of neighbours is wanted. Where
-    only few pixels may be flagged, tiles without one are not fitted.
-    """
+    restless: (ss, fs) bool, noisy pixels, of a sample, where those far from their tile are compared with the lines through them
+    too, and the scale of neighbours is wanted; None: it is none."""
+    sample = restless is not None
     lit = settings.features.lit
     tile = lit.window if feature.needs in LIT and lit.window else settings.fit.tile
     if sample and feature.only is None:
@@ -153,7 +163,7 @@ def _fitted(
         asked, staying = (usable & feature.only(values, settings, to_stay) for to_stay in (False, True))
     if not whole and not staying.any():
         model, scale, snr = np.full((3, *values.shape), np.nan)
-        return asked, staying, snr, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
+        return Fitted(asked, staying, snr, FeatureMap(feature.name, feature.flag, values, model, scale, snr))
     fitted = values if feature.only is None or whole else _near(values, staying, where)
     _, model, scale, snr = judge(fitted, where, settings.fit, feature.floor(spec))
     if feature.least_scale is not None:
@@ -163,7 +173,7 @@ def _fitted(
     beside_tile = snr
     if sample:
         snr = snr.copy()
-        far = np.argwhere(staying & (np.abs(snr) > settings.fit.clear_cut) & ~_swings(source, settings))
+        far = np.argwhere(staying & (np.abs(snr) > settings.fit.clear_cut) & ~restless)
         at, (lowest, highest) = tuple(far.T), along_lines(values, far)
         here, above = values[at], snr[at] > 0  # what is among the lines is as it should be
         nearest = np.where(above, np.maximum(model[at], highest), np.minimum(model[at], lowest))
@@ -173,7 +183,7 @@ def _fitted(
         else:
             scale[at] = np.maximum(scale[at], local_scale(values - model, far) / ANOTHER)
         snr[at] = (here - model[at]) / scale[at]
-    return asked, staying, beside_tile, FeatureMap(feature.name, feature.flag, values, model, scale, snr)
+    return Fitted(asked, staying, beside_tile, FeatureMap(feature.name, feature.flag, values, model, scale, snr))
 
 
 def _near(values: NDArray, asked: NDArray, where: NDArray) -> NDArray:

@@ -36,5 +36,6 @@ def ask_about(args: argparse.Namespace, kind: type[AcceptRequest] | type[RejectR
     held = ask(args.endpoint, kind(args.module, args.gain_stage, args.cell), args.timeout).get("held", 0)
     named = [f"{name} {n}" for name, n in (("stage", args.gain_stage), ("cell", args.cell)) if n is not None]
     modules = "all modules" if args.module is None else f"module {args.module}"
-    print(f"{args.endpoint}: {', '.join([modules, *named])}: {done}; {held} maps were held in {modules}")
+    said = f"{done}; {held} maps were held in {modules}" if held else f"no map is held in {modules}: nothing changes"
+    print(f"{args.endpoint}: {', '.join([modules, *named])}: {said}")
     return 0

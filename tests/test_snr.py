@@ -17,12 +17,12 @@ def stats(forgets=True, buckets=4, span_s=100.0, span_frames=40, cells=2):
 
 def add(s, cell, timestamp, snr=1.0, cut=5.0):
     """One frame whose pixels all have the same SNR."""
-    total, count, judged, above, below = s.open(cell, timestamp)
-    total += np.float32(snr)
-    count += np.uint16(1)
-    judged += np.uint16(1)
-    above += np.uint16(snr > cut)
-    below += np.uint16(snr < -cut)
+    half, bucket = s.open(cell, timestamp)
+    s.total[half, cell] += np.float32(snr)
+    s.count[half, cell] += np.uint16(1)
+    s.judged[bucket, cell] += np.uint16(1)
+    s.above[bucket, cell] += np.uint16(snr > cut)
+    s.below[bucket, cell] += np.uint16(snr < -cut)
 
 
 def test_counts_and_mean_of_what_was_added():
@@ -166,8 +166,8 @@ def test_counts_do_not_depend_on_which_pixels_are_expected(pattern):
         s = stats(span_frames=400)
         s.expect(0, np.arange(6).reshape(SHAPE) % 2 == usual)
         for t, there in enumerate(frames):
-            _, count, judged, _, _ = s.open(0, float(t))
-            for kept in (count, judged):
+            half, bucket = s.open(0, float(t))
+            for kept in (s.count[half, 0], s.judged[bucket, 0]):
                 kept += there != s.usual[0]
         parts.append(s)
     for s, frames in zip(parts, seen):

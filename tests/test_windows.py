@@ -105,14 +105,14 @@ def test_stages_of_tiles_and_loads_like_their_twins(seed):
     stack = judge_.stack
     for stage in range(3):
         windows.load_tiles(
-            *judge_._flat(frame, indicator, route), offset.ravel(), 48, TILES, np.full(2, stage), stage, 2, 24,
+            *judge_._flat(frame, indicator, route), offset.ravel(), 48, TILES, np.full(2, stage), stage, 24,
             stack.z, stack.usable, stack.wanted,
         )  # fmt: skip
         twin = naive.load_tiles(frame, expected, offset, stage)
         for z, n, (top, bottom, left, right) in zip(stack.z, stack.usable, TILES):
             np.testing.assert_allclose(z.reshape(20, 24), twin[top:bottom, left:right], rtol=1e-6)
             assert n == np.isfinite(twin[top:bottom, left:right]).sum()
-        assert stack.wanted.tolist() == [2, 2]
+        assert stack.wanted.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -156,11 +156,12 @@ def test_add_snr_like_its_twin(clip, rng):
     z, width = rng.normal(20, 30, (3, 35)).astype(np.float32), 20
     z[rng.random(z.shape) < 0.1] = np.nan
     planes, sigmas = rng.normal(10, 1, (3, 3)) * [1, 0.1, 0.1], np.array([4.0, 3.0, 5.0])
-    sums = [rng.integers(0, 50, 100).astype(t) for t in (np.float32, np.uint16, np.uint16, np.uint16, np.uint16)]
-    before, usual = [a.copy() for a in sums], rng.random(100) < 0.7
+    sums = [rng.integers(0, 50, (2, 3, 100)).astype(t) for t in (np.float32, *(np.uint16,) * 4)]
+    before, usual, tried = [a.copy() for a in sums], rng.random((3, 100)) < 0.7, np.ones((2, 3, 3), np.int64)
     done = windows.add_snr(
-        z, np.array([1, 0, 2]), planes, sigmas, 1.0, np.full(3, 0.1), columns, y.ravel().astype(np.float32),
-        x.ravel().astype(np.float32), np.float32(clip), np.float32(6), width, tiles, usual, *sums,
+        z, np.array([1, 0, 1]), planes, sigmas, 1.0, np.full(3, 0.1), columns, y.ravel().astype(np.float32),
+        x.ravel().astype(np.float32), np.float32(clip), np.float32(6), width, tiles, 1, 0, 2, usual,
+        tried, *sums,
     )  # fmt: skip
     snr = np.full((5, 20), np.nan)
     for t in (0, 2):
@@ -171,9 +172,12 @@ def test_add_snr_like_its_twin(clip, rng):
     in_tiles = np.zeros((5, 20), bool)
     for top, bottom, left, right in tiles:
         in_tiles[top:bottom, left:right] = True
-    twin = naive.add_snr(snr.ravel(), clip, 6, usual, in_tiles.ravel())
-    for after, start, added in zip(sums, before, twin):
-        np.testing.assert_allclose(after, start + added, rtol=1e-5, atol=1e-5)
+    twin = naive.add_snr(snr.ravel(), clip, 6, usual[2], in_tiles.ravel())
+    assert (tried[1, 2] == [2, 1, 2]).all()
+    assert tried.sum() == 2 * 3 * 3 + 2
+    for window, after, start, added in zip((1, 1, 0, 0, 0), sums, before, twin):
+        start[window, 2] += added.astype(start.dtype)
+        np.testing.assert_allclose(after, start, rtol=1e-5, atol=1e-5)
 
 
 @few

@@ -15,7 +15,6 @@ from .outliers import Stack, consistency, tiles
 from .snr import SnrStats
 
 _NEVER, _WHEN_NEEDED, _ALWAYS = 0, 1, 2  # is the fit dithered?
-_COLD, _WARM = 1, 2  # where it starts
 COLD_EVERY = 64  # frames of a cell: a plane that went wrong does not live on
 DITHER_BELOW = 1.5  # counts; below it the ties of an integer frame pull sigma down (docs/method.md 2.3)
 
@@ -69,6 +68,7 @@ class FrameJudge:
             self.in_tiles[top:bottom, left:right] = True
         self._last: tuple = (None, None, None, ())
         self._bands: tuple = ()
+        self._sums: tuple[SnrStats | None, tuple[NDArray, ...]] = (None, ())
         self._loaded = _NOTHING
         self._dither: NDArray | None = None
 
@@ -97,7 +97,7 @@ class FrameJudge:
         stack = self.stack
         self._loaded = _NOTHING
         return windows.load_tiles(
-            *flat, offset.ravel(), self.width, stack.layout.tiles, of_stage, stage, _COLD, self.columns,
+            *flat, offset.ravel(), self.width, stack.layout.tiles, of_stage, stage, self.columns,
             stack.z, stack.usable, stack.wanted,
         )  # fmt: skip
 
@@ -112,18 +112,18 @@ class FrameJudge:
         before = stats.frames.item(cell)
         if before == 0:
             stats.expect(cell, np.isfinite(offset) & self.in_tiles)
-        rows = stats.open(cell, timestamp)
-        stats.note(cell, of_stage == stage)
+        half, bucket = stats.open(cell, timestamp)
+        if self._sums[0] is not stats:
+            self._sums = stats, stats.flat()
         flat = self._flat(frame, gains, route)
         if not (self._loaded[0] is flat and self._loaded[1] is offset and self._loaded[2] == stage):
             self._load(flat, offset, of_stage, stage)
         self._loaded = _NOTHING
-        if self.warm and (before + 1) % COLD_EVERY:
-            stack.wanted *= _WARM
+        warm = self.warm and (before + 1) % COLD_EVERY > 0
         fits, dithered = (stats.planes[cell], stats.sigmas[cell], stats.nearest[cell]), None
         if self.use_dither == _ALWAYS:
-            stack.fit(stack.z + self._dither_of_tiles(), *fits)
-        elif stack.fit(stack.z, *fits) < DITHER_BELOW and self.use_dither == _WHEN_NEEDED:
+            stack.fit(stack.z + self._dither_of_tiles(), *fits, warm)
+        elif stack.fit(stack.z, *fits, warm) < DITHER_BELOW and self.use_dither == _WHEN_NEEDED:
             dithered = self._fit_dithered(fits)
         floors = self.floors
         if self.adu_per_photon > 0 and stage == 0:
@@ -131,8 +131,8 @@ class FrameJudge:
             windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
         done = windows.add_snr(
             stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, it.places[0],
-            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, stats.usual[cell].ravel(),
-            *(row.ravel() for row in rows),
+            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, half, bucket, cell,
+            *self._sums[1],
         )  # fmt: skip
         if dithered is not None:
             fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold
@@ -142,7 +142,7 @@ class FrameJudge:
         """Fit the tiles again whose sigma is too low to be fitted without dither. Returns which: (tiles,) bool."""
         wanted = self.stack.wanted.copy()
         again = (wanted > 0) & (fits[1] < DITHER_BELOW)
-        self.stack.wanted[:] = np.where(again, _COLD, 0)
+        self.stack.wanted[:] = again
         self.stack.fit(self.stack.z + self._dither_of_tiles(), *fits)
         self.stack.wanted[:] = wanted
         return again

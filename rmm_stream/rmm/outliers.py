@@ -116,16 +116,25 @@ def layout(where: NDArray) -> Layout:
     return _layout(np.ascontiguousarray(where, np.int64).tobytes())
 
 
+def sample_of_rows(rows: int, step: int) -> NDArray:
+    """One row of each group of about `step`, now this one, now that: no pattern of a readout is all of the sample.
+
+    Of either half alike, so that their places have the mean and very nearly the variance of all. (k,) int64."""
+    if step == 1:
+        return np.arange(rows)
+    n = rows // step // 2
+    group = np.arange(n)
+    above = (16 * group + (9 * group + 5) % 16) * rows // (32 * n)
+    return np.sort(np.concatenate([above, rows - 1 - above]))
+
+
 @lru_cache(maxsize=16)
 def _layout(where: bytes) -> Layout:
     where = np.frombuffer(where, np.int64).reshape(-1, 4)
     sides = np.stack([where[:, 1] - where[:, 0], where[:, 3] - where[:, 2]], axis=1)
     rows, columns = map(int, sides.max(axis=0))
     y, x = np.arange(rows) - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2
-    # one row of each group, now this one, now that: no pattern of a readout is all of the sample
-    step = max(1, min(4, rows * columns // planes.SAMPLE))
-    group = np.arange(rows // step)
-    sample = group * step + group * (group + 1) // 2 % step
+    sample = sample_of_rows(rows, max(1, min(5, rows * columns // planes.SAMPLE)))
     if rows >= planes.TALL:
         y_block, x_block = (
             np.arange(planes.BLOCK_ROWS / 2, rows - planes.BLOCK_ROWS / 2 + 1, planes.BLOCK_STEP) - rows / 2,
@@ -148,7 +157,7 @@ class Stack:
     """The tiles of a picture in a row, and the planes of the last fit. Mutable; one owner. Its arrays are as kernels have them.
 
     z: (n, H * W) float32, nan where a pixel takes no part. usable: (n,) int64, pixels that do. wanted: (n,) int64, whether a
-    tile is to be fitted: 0 no, 1 cold, 2 warm. planes: (n, 3), sigmas, nearest: (n,) float64.
+    tile is to be fitted. planes: (n, 3), sigmas, nearest: (n,) float64.
     """
 
     def __init__(self, where: NDArray, fit: Fit, at_rest: float = planes.AT_REST):
@@ -161,11 +170,12 @@ class Stack:
         self.planes, self.sigmas, self.nearest = np.zeros((n, 3)), np.full(n, np.nan), np.zeros(n)
         self.scratch, self.sums = aligned((4, self.layout.places.shape[1]), np.float32), np.empty(15)
 
-    def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray) -> float:
-        """Fit the planes of the tiles that are wanted. Returns the least sigma_raw, inf where none was fitted."""
+    def fit(self, z: NDArray, planes_: NDArray, sigmas: NDArray, nearest: NDArray, warm: bool = False) -> float:
+        """Fit the planes of the tiles that are wanted. warm: starting from planes_. Returns the least sigma_raw, inf where none
+        was fitted."""
         it = self.layout
         return planes.fit_tiles(
-            z, it.shape, self.usable, it.least, self.wanted, it.sample, it.places, self.structure, self.lambda_fit,
+            z, it.shape, self.usable, it.least, self.wanted, warm, it.sample, it.places, self.structure, self.lambda_fit,
             self.at_rest, planes_, sigmas, nearest, self.scratch, self.sums,
         )  # fmt: skip
 

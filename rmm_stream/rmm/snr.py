@@ -73,40 +73,42 @@ class SnrStats:
         self.bucket_frames = np.zeros((buckets, cells), np.int64)
         self.bucket_start = np.full((buckets, cells), np.nan)
 
-    def open(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
-        """The rows into which the next frame of a cell goes, (ss, fs) each: total, count, judged, above, below.
+    def flat(self) -> tuple[NDArray, ...]:
+        """What a judged frame changes, pixels flat, as kernels have it: usual, tried, total, count, judged, above, below."""
+        windows = (self.total, self.count, self.judged, self.above, self.below)
+        return self.usual.reshape(self.shape[0], -1), self.tried, *(a.reshape(*a.shape[:2], -1) for a in windows)
+
+    def open(self, cell: int, timestamp: float) -> tuple[int, int]:
+        """(half-window, bucket) into which the next frame of a cell goes.
 
         Closes the half-window and the bucket that this frame finds full or too old, and clears those it opens."""
         if self.forgets:
             half_s, half_frames = self.span_s / 2, self.span_frames // 2
         else:
             half_s, half_frames = np.inf, FLAT_HALF
-        if timestamp < self.latest[cell]:
+        if timestamp < self.latest.item(cell):
             for start in (self.half_start, self.bucket_start):
                 np.minimum(start[:, cell], timestamp, out=start[:, cell])
         self.latest[cell] = timestamp
         h, b, buckets = self.half.item(cell), self.bucket.item(cell), len(self.judged)
-        begun = self.half_start.item(h, cell)
-        if self.half_frames.item(h, cell) >= half_frames or timestamp - begun >= half_s:
+        begun, n = self.half_start.item(h, cell), self.half_frames.item(h, cell)
+        if n >= half_frames or timestamp - begun >= half_s:
             h = self.half[cell] = 1 - h
             begun = math.nan
         if begun != begun:
             self._clear(_HALVES, h, cell)
-            self.half_start[h, cell] = timestamp
-        begun = self.bucket_start.item(b, cell)
-        if (
-            self.bucket_frames.item(b, cell) >= self.span_frames // buckets
-            or timestamp - begun >= self.span_s / buckets
-        ):
+            self.half_start[h, cell], n = timestamp, 0
+        self.half_frames[h, cell] = n + 1
+        begun, n = self.bucket_start.item(b, cell), self.bucket_frames.item(b, cell)
+        if n >= self.span_frames // buckets or timestamp - begun >= self.span_s / buckets:
             b = self.bucket[cell] = (b + 1) % buckets
             begun = math.nan
         if begun != begun:
             self._clear(_BUCKETS, b, cell)
-            self.bucket_start[b, cell] = timestamp
-        self.half_frames[h, cell] += 1
-        self.bucket_frames[b, cell] += 1
+            self.bucket_start[b, cell], n = timestamp, 0
+        self.bucket_frames[b, cell] = n + 1
         self.frames[cell] += 1
-        return self.total[h, cell], self.count[h, cell], self.judged[b, cell], self.above[b, cell], self.below[b, cell]
+        return h, b
 
     def _clear(self, names: tuple[str, ...], window: int, cell: int) -> None:
         for name in names:
@@ -115,11 +117,6 @@ class SnrStats:
     def expect(self, cell: int, usual: NDArray) -> None:
         """Say which pixels of a cell are nearly always judged, (ss, fs) bool; once, before its first frame."""
         self.usual[cell] = usual
-
-    def note(self, cell: int, tried: NDArray) -> None:
-        """Count the tiles in which most pixels of the frame just opened are in this stage. tried: (tiles,) bool."""
-        counts = self.tried[self.half.item(cell), cell]
-        counts += tried
 
     def mean(self, cell: int, timestamp: float) -> tuple[NDArray, NDArray]:
         """(mean SNR, frames) over the live half-windows, (ss, fs) float64 and int64; nan where no frame was judged."""

@@ -74,6 +74,8 @@ def load_without_blas() -> None:
 
 def read_only(a: NDArray) -> NDArray:
     """The same array, as those that sockets give: numba compiles one signature for it, wherever it comes from."""
+    if not a.flags.writeable:
+        return a
     view = a.view()
     view.setflags(write=False)
     return view

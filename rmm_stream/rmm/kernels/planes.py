@@ -21,7 +21,8 @@ MIN_PIXELS = 100  # so that a 15 x 15 tile in an ASIC corner, 14 x 14 without it
 MIN_SHARE = 0.5  # of a tile's pixels
 PARAMETERS = 3
 NEAREST = 0.6  # share of the block medians that the first plane goes through
-SAMPLE = 1024  # pixels that are enough to concentrate on; of a larger tile, every second to fourth row
+SAMPLE = 768  # pixels that are enough to concentrate on; of a larger tile, every second to fifth row
+LARGE = 1024  # pixels of a tile from which its ranks need be known roughly only
 COARSE, FINE = 0.05, 1e-4  # relative precision of a rank's bound: on a sample, on all pixels
 SETTLED = 0.25  # of that bound: the final least squares mend what a large tile's plane still moves
 SAMPLED = 25  # values whose median tells about where to begin
@@ -146,13 +147,13 @@ def level(values, m, sample):
 
 @fast
 def fit_tiles(
-    z, shape, usable, least, wanted, sample, places, structure, lambda_fit, at_rest,
+    z, shape, usable, least, wanted, warm_start, sample, places, structure, lambda_fit, at_rest,
     planes, sigmas, nearest, scratch, sums,
 ):  # fmt: skip
     """Robust planes and sigma_raw of the tiles of a stack (Appendix A; the final least squares is over the inliers).
 
     z: (n, H * W) float32, nan where a pixel takes no part. shape: (2,) int64, H and W. usable: (n,) int64, pixels that do;
-    least: (n,) int64, so many are needed. wanted: (n,) int64, 0: leave it out, 1: start cold, 2: start from `planes`.
+    least: (n,) int64, so many are needed. wanted: (n,) int64, 0: leave it out. warm_start: from `planes`, where there is one.
     sample: rows to concentrate on. places: (6, H * W) float32, y and x of the pixels, of the sample, of the blocks, as
     layout() in outliers.py has them. at_rest: AT_REST, or more. planes: (n, 3) float64. sigmas: (n,) float64, nan where a
     tile cannot be fitted. nearest: (n,) float64, k-th residual about the plane where its concentration ended. All three are
@@ -185,7 +186,7 @@ def fit_tiles(
             there = np.int64(count_within(some, np.float32(np.inf)))
             sampled = 2 * size * there >= part * n  # else what is missing follows the pattern of the sample
             n = there if sampled else n
-        warm, kept_sigma, kept_nearest = wanted[t] == 2 and rows >= TALL and before > 0, 0.0, np.inf
+        warm, kept_sigma, kept_nearest = warm_start and rows >= TALL and before > 0, 0.0, np.inf
         reach, limit, m = np.float32(before / nearest[t]), np.float32(nearest[t]), np.int64(0)
         while True:
             # where the light has changed since the last plane, a ninth of the pixels tell by how much
@@ -209,7 +210,7 @@ def fit_tiles(
                     v, vy, vx, vr, k = tile, y, x, r, int(structure * n)
                     if sampled:
                         v, vy, vx, vr = some, y_some, x_some, rest
-                rough = m > 64 if on_blocks else size >= SAMPLE
+                rough = m > 64 if on_blocks else size >= LARGE
                 precision, settled, moved = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE, np.inf
                 if rough and on_blocks:  # only where pixels begin
                     precision, settled = 3 * COARSE, 2 * SETTLED
@@ -260,7 +261,7 @@ def fit_tiles(
                     bound = np.float32(lambda_fit * sigmas[t])
                     rests = moved <= at_rest * sigmas[t] and abs(bound - limit) <= ALIKE * limit
                     limit = bound
-                    if size < SAMPLE or (rests and (turn > 0 or not sampled)):
+                    if size < LARGE or (rests and (turn > 0 or not sampled)):
                         break
             if not warm or abs(nearest[t] * reach - sigmas[t]) <= MOVED * sigmas[t]:
                 break

@@ -46,7 +46,7 @@ def majority_stages(frame, gain, bands, least, most, width, tiles, stages, of_st
 
 @fast
 def load_tiles(
-    frame, gain, bands, rows, least, most, offset, width, tiles, of_stage, stage, start, columns, z, usable, wanted
+    frame, gain, bands, rows, least, most, offset, width, tiles, of_stage, stage, columns, z, usable, wanted
 ):
     """Values less their offsets, into a stack, of the tiles whose stage it is; nan where a pixel is not valid in it.
 
@@ -54,8 +54,8 @@ def load_tiles(
     and of_stage is written. Returns whether the stage of a tile is still untold.
 
     frame ... tiles: as majority_stages(). rows: (stages, 2, ss) uint16, as gain.Route has them. offset: (px,) float32, nan
-    where unknown, and where a pixel is excluded. start: what `wanted` becomes for these tiles, 0 for others. columns: of the
-    stack. z: (n, H * W) float32; usable, wanted: (n,) int64; written.
+    where unknown, and where a pixel is excluded. columns: of the stack. z: (n, H * W) float32; usable, wanted: (n,) int64,
+    1 for these tiles, else 0; written.
     """
     routed, untold = gain.size > 0, False
     low, high = bands[stage if routed else 0, 0], bands[stage if routed else 0, 1]
@@ -72,10 +72,11 @@ def load_tiles(
                 tile[b + j] = np.float32(frame[a + j]) - offset[a + j] if here else np.float32(np.nan)
             if routed:  # nearly always all of a row is in the band that its pixels share
                 lowest, highest = rows[stage, 0, top + i], rows[stage, 1, top + i]
+                span = np.uint16(highest - lowest)
                 for j in range(m):
-                    there = (gain[a + j] >= lowest) & (gain[a + j] <= highest)
+                    there = np.uint16(gain[a + j] - lowest) <= span
                     elsewhere = np.int16(elsewhere + (np.int16(0) if there else np.int16(1)))
-                if elsewhere != 0:
+                if elsewhere != 0 or highest < lowest:
                     for j in range(m):
                         there = (gain[a + j] >= low[a + j]) & (gain[a + j] <= high[a + j])
                         tile[b + j] = tile[b + j] if there else np.float32(np.nan)
@@ -84,7 +85,7 @@ def load_tiles(
         if of_stage[t] == UNTOLD and 2 * np.int64(n) > (tiles[t, 1] - tiles[t, 0]) * np.int64(m):
             of_stage[t] = stage
         if of_stage[t] == stage:
-            usable[t], wanted[t] = n, start
+            usable[t], wanted[t] = n, 1
         else:
             untold = True
     return untold
@@ -110,20 +111,23 @@ def photon_floors(z, wanted, adu_per_photon, least, floors):
 @fast
 def add_snr(
     z, wanted, planes, sigmas, consistency, floors, columns, y, x, clip, snr_cut, width, tiles,
-    usual, total, count, judged, above, below,
+    half, bucket, cell, is_usual, tried, totals, counts, judged_of, above_of, below_of,
 ):  # fmt: skip
     """Add the SNR of the pixels of a stack to the sums of one cell and stage. Selects instead of branching; nan adds 0.
 
     z, planes, sigmas: as fit_tiles() leaves them; floors: (n,) float64, least sigmas. y, x: (H * W,) float32, places of its
-    pixels, `columns` in a row. clip: float32, inf for none. usual: (px,) bool. total: float32, count: uint16
-    (half-window); judged, above, below: uint16 (bucket); all (px,), changed: count and judged where a pixel that is usual
-    was not judged, or another one was.
+    pixels, `columns` in a row. clip: float32, inf for none. half, bucket, cell: where this frame goes in what SnrStats keeps,
+    whose pixels come flat: is_usual, tried, totals (float32), counts, judged_of, above_of, below_of; changed but for
+    is_usual: tried of the tiles wanted; counts and judged_of where a pixel that is usual was not judged, or another one was.
     Returns how many tiles were judged.
     """
     one, zero, done = np.uint16(1), np.uint16(0), 0
+    usual, total, count = is_usual[cell], totals[half, cell], counts[half, cell]
+    judged, above, below = judged_of[bucket, cell], above_of[bucket, cell], below_of[bucket, cell]
     for t in range(tiles.shape[0]):
         sigma = np.nan
         if wanted[t] != 0:
+            tried[half, cell, t] += 1
             sigma = final_sigma(sigmas[t], consistency, floors[t], planes[t, 0])
         fitted = sigma > 0
         done += 1 if fitted else 0

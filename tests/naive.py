@@ -79,6 +79,10 @@ def extent(x):
     return min(known, default=math.inf), max(known, default=-math.inf), all(math.isfinite(v) for v in x)
 
 
+def on_grid(x, low, width):
+    return all((Fraction(v) - Fraction(low)) % Fraction(width) == 0 for v in x)
+
+
 def consistency(lambda_fit):
     """1 / s where s^2 = 1 - 2 t phi(t) / (2 Phi(t) - 1), t = lambda_fit * s; by bisection."""
 

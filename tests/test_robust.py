@@ -116,6 +116,7 @@ MANY = {
     "tiny scale, huge offset": one_sided(0.3, 6, 600, 1e-6, 1e6),
     "heavy tails": lambda rng, n: rng.standard_cauchy(n),
     "huge outliers": lambda rng, n: np.where(rng.random(n) < 0.01, 1e200, rng.normal(0, 1, n)),
+    "huge ones on both sides": lambda rng, n: np.append(rng.normal(0, 1, n - 20), [-(2.0**600), 2.0**600] * 10),
     "uniform": lambda rng, n: rng.uniform(0, 1, n),
     "49 % equal": lambda rng, n: np.where(rng.random(n) < 0.49, 7.0, rng.normal(100, 30, n)),
     "60 % equal": lambda rng, n: np.where(rng.random(n) < 0.6, 7.0, rng.normal(100, 30, n)),
@@ -158,10 +159,18 @@ def test_fit_binned_like_its_twin(seed, n, share):
     x = np.rint(contaminated(seed, n, share))
     found = robust.fit_binned(
         np.random.default_rng(seed).permutation(x), x[0], x[-1], STRUCTURE, CERTAIN, LAMBDA,
-        np.empty(robust.BINS + 2 + robust.SMALL, np.int32),
+        np.empty(robust.ROOM, np.int32),
     )  # fmt: skip
     assert found[2]
     np.testing.assert_allclose(found[:2], naive.fit_binned(x.tolist(), STRUCTURE, CERTAIN, LAMBDA), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("low", "width"), [(0.0, 1.0), (-7.0, 0.125), (-(2.0**600), 2.0**590), (0.25, 4.0)])
+@pytest.mark.parametrize("spoilt", [0.0, 0.05, 1e-9])
+def test_on_grid_like_its_twin(low, width, spoilt, rng):
+    x = low + width * rng.integers(0, 1000, 37)
+    x[5] = low + 1024 * width + spoilt  # where low is huge it is 0 that is spoilt
+    assert robust.on_grid(x, low, width) == naive.on_grid(x.tolist(), low, width)
 
 
 @few

@@ -92,7 +92,7 @@ def _binned(x: NDArray, fit: Fit) -> tuple[float, float] | None:
     if not 1e-290 < high - low < 1e290:  # a constant, or what no bins can cover
         return None
     mean, sigma_raw, done = robust.fit_binned(
-        x, low, high, fit.structure, fit.certain, fit.lambda_fit, np.empty(robust.BINS + 2 + robust.SMALL, np.int32)
+        x, low, high, fit.structure, fit.certain, fit.lambda_fit, np.empty(robust.ROOM, np.int32)
     )
     return (mean, sigma_raw) if done else None
 

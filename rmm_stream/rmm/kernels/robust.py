@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .compiled import exact, fast, no_nan
+from .compiled import exact, no_nan, shared
 
 STEPS = 12  # optimisation steps, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_VALUES = 20  # below it k is so small that nothing is robust
@@ -156,21 +156,46 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     return middle, theta, sigma, radius
 
 
-@fast
+ALL_BUT_SIGN = np.int64(2**63 - 1)
+
+
+@exact
 def extent(x):
-    """(least, largest, whether all are finite) of values. x: (n,) float64."""
-    low, high, finite = np.inf, -np.inf, 1
+    """(least, largest, whether all are finite) of values. x: (n,) float64.
+
+    They are compared as integers, which is done in vectors, also where there may be nan. The order of floats is that of their
+    bits, once those of negative ones are turned but for the sign; nan then lies beyond the infinite.
+    """
+    bits = x.view(np.int64)
+    least, most = ALL_BUT_SIGN, ~ALL_BUT_SIGN
     for i in range(x.size):
-        v = x[i]
-        low = v if v < low else low
-        high = v if v > high else high
-        finite &= 1 if abs(v) < np.inf else 0
-    return low, high, finite == 1
+        v = bits[i] ^ ((bits[i] >> 63) & ALL_BUT_SIGN)
+        least, most = min(v, least), max(v, most)
+    low = np.int64(least ^ ((least >> 63) & ALL_BUT_SIGN)).view(np.float64)
+    high = np.int64(most ^ ((most >> 63) & ALL_BUT_SIGN)).view(np.float64)
+    if abs(low) < np.inf and abs(high) < np.inf:
+        return low, high, True
+    low, high = np.inf, -np.inf
+    for i in range(x.size):
+        low = x[i] if x[i] < low else low
+        high = x[i] if x[i] > high else high
+    return low, high, False
+
+
+@shared
+def on_grid(x, low, width):
+    """Whether all values are whole widths, a power of 2, from low."""
+    off = 0
+    for i in range(x.size):
+        s = (x[i] - low) * (1.0 / width)
+        off += np.trunc(s) != s or low + s * width != x[i]
+    return off == 0
 
 
 BINS = 4096
 NARROW = 32  # bins: where the k nearest values lie in fewer the bins are too wide
-BLOCK = 2048  # values that are placed, then counted
+BLOCK = 512  # values that are placed, then counted; squares of their places add up to less than 2**53
+ROOM = 2 * (BINS + 2) + BLOCK
 LEVELS = 4  # times that bins are divided
 HEAP = 0.04  # share of the values: with more in one bin their order within it would matter
 SMALL = 16384  # values: with fewer, or where the rim is not sparse, it matters where in its bin FLkOS ends
@@ -187,31 +212,38 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
     They are counted in bins of a power of 2 from low on, so that integers lie on the bins' edges and are fitted exactly.
     Where these prove too wide those about theta are divided. From the bins FLkOS takes the runs of its values, as if those
     of a bin lay evenly in it; MSSE looks at each value. Whatever is summed over values is an integer, so that their order
-    does not matter. room: int32, at least BINS + 2 + SMALL, written. Returns (theta, sigma_raw, done); done False where only
-    a sort helps.
+    does not matter. room: (ROOM,) int32, written. Returns (theta, sigma_raw, done); done False where only a sort helps.
     """
     n = x.size
     k = np.int64(structure * n)
-    kept = n < SMALL  # the places of more values are found again where they are needed
-    counts, places = room[: BINS + 2], room[BINS + 2 :]
+    # every other value is counted elsewhere: one need not wait for the next, and two are loaded at once
+    counts, others, places = room[: BINS + 2], room[BINS + 2 : 2 * (BINS + 2)], room[2 * (BINS + 2) :]
+    pairs = places.view(np.int64)
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
     shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
     for _ in range(LEVELS):
         for b in range(counts.size):
-            counts[b] = 0
-        rest = 0.0
+            counts[b] = others[b] = 0
+        within = 0  # a bin: the bits that are set in any place
         for start in range(0, n, BLOCK):
-            block, found = x[start : start + BLOCK], places[start if kept else 0 :]
+            block = x[start : start + BLOCK]
             for i in range(block.size):
                 s = (block[i] - low) * (1.0 / width)
-                rest += s - np.int32(s)
-                found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
-            for i in range(block.size):
-                counts[np.uint32(found[i]) >> 10] += 1
+                places[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+            if block.size & 1:  # the last value gets a companion that does not count
+                places[block.size] = 0
+                counts[0] -= 1
+            for i in range((block.size + 1) >> 1):
+                two = pairs[i]
+                within |= two
+                counts[(two >> 10) & 8191] += 1
+                others[(two >> 42) & 8191] += 1
+        for b in range(counts.size):
+            counts[b] += others[b]
         middle, theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
         theta += middle
-        if rest == 0.0 and radius >= 0:
+        if radius >= 0 and (within | within >> 32) & (PLACES - 1) == 0 and on_grid(x, low, width):
             return low + (shift + theta) * width, sigma * width, True
         if radius < 0 or radius >= NARROW:
             break
@@ -261,33 +293,34 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
                     return 0.0, 0.0, False
                 lower, upper = max(lower, 0), min(upper, BINS + 1)
             theta += total / (k - j)
-    centre, limit = np.int32(0), np.int32(reach * PLACES)
+    centre, limit = 0.0, math.floor(reach * PLACES)
     for _ in range(2 if thorough else 1):
-        centre = np.int32(theta * PLACES + 0.5)
-        limit = np.int32(0.98 * limit) if thorough else limit  # from a little below what the bins say
+        centre = math.floor(theta * PLACES + 0.5)
+        limit = math.floor(0.98 * limit) if thorough else limit  # from a little below what the bins say
         m, before = 0, -1
         for _ in range(ROUNDS if thorough else 1):
             m, total, squares = 0, 0, 0
             for start in range(0, n, BLOCK):
-                block, found = x[start : start + BLOCK], places[start if kept else 0 :]
-                if not kept:
-                    for i in range(block.size):
-                        s = (block[i] - low) * (1.0 / width)
-                        found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+                block = x[start : start + BLOCK]
+                taken, of_block, of_squares = 0, 0.0, 0.0  # integers, all of them
                 for i in range(block.size):
-                    d = np.int32(found[i] - centre)
+                    s = (block[i] - low) * (1.0 / width)
+                    d = np.floor((s - shift) * PLACES) - centre
                     near = abs(d) <= limit
-                    d = d if near else np.int32(0)
-                    m += near
-                    total += d
-                    squares += np.int64(d) * np.int64(d)
+                    d = d if near else 0.0
+                    taken += near
+                    of_block += d
+                    of_squares += d * d
+                m += taken
+                total += np.int64(of_block)
+                squares += np.int64(of_squares)
             sigma = math.sqrt(squares / (m - 1)) / PLACES
             if m == before:
                 break
             before = m
-            limit = max(limit, np.int32(lambda_fit * sigma * PLACES))
-        within = centre - limit >= PLACES and centre + limit < (BINS + 1) * PLACES
-        if (thorough and m != before) or (beyond > 0 and not within):
+            limit = max(limit, math.floor(lambda_fit * sigma * PLACES))
+        inside = centre - limit >= PLACES and centre + limit < (BINS + 1) * PLACES
+        if (thorough and m != before) or (beyond > 0 and not inside):
             return 0.0, 0.0, False
         theta = (centre + total / m) / PLACES
     return low + (shift + theta) * width, sigma * width, True

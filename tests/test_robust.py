@@ -259,7 +259,14 @@ def test_kernels_say_the_same_without_compilation():
     assert " passed" in run.stdout
 
 
-@pytest.mark.parametrize("strange", [[], [math.nan], [math.inf], [-math.inf, math.nan]])
-def test_extent_like_its_twin(strange, rng):
-    x = np.concatenate([rng.normal(0, 1, 37), strange, rng.normal(5, 2, 20)])
-    assert robust.extent(x) == naive.extent(x.tolist())
+STRANGE = [[], [math.nan], [-math.nan], [math.inf], [-math.inf, math.nan], [0.0, -0.0], [5e-324, -1.7e308]]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("level", [-100.0, 0.0, 100.0])
+def test_extent_like_its_twin(strange, level, rng):
+    x = np.concatenate([rng.normal(level, 1, 37), strange, rng.normal(level + 5, 2, 20)])
+    low, high = np.array(robust.extent(x.view(np.int64)), np.int64).view(np.float64)
+    expected = naive.extent(x.tolist())
+    assert (math.isfinite(low) and math.isfinite(high)) == (expected is not None)
+    assert expected in (None, (low, high))

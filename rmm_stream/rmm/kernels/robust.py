@@ -98,12 +98,15 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     end = counts.size - 1
     beyond = counts[0] + counts[end]
     k = np.int64(structure * n)
-    middle, before = end >> 1, 0  # so many lie before the middle
-    for b in range(middle):
-        before += counts[b]
-    while middle > 0 and before > n >> 1:
-        middle -= 1
-        before -= counts[middle]
+    middle, before, here = 0, 0, 0  # so many lie before the middle
+    while middle + 64 <= end:  # 64 at once, in vectors
+        here = 0
+        for b in range(middle, middle + 64):
+            here += counts[b]
+        if before + here > n >> 1:
+            break
+        before += here
+        middle += 64
     while middle < end and before + counts[middle] <= n >> 1:
         before += counts[middle]
         middle += 1
@@ -160,26 +163,17 @@ ALL_BUT_SIGN = np.int64(2**63 - 1)
 
 
 @exact
-def extent(x):
-    """(least, largest, whether all are finite) of values. x: (n,) float64.
+def extent(bits):
+    """Those of the least and of the largest value; of one of them that is not finite where there is any such value.
 
-    They are compared as integers, which is done in vectors, also where there may be nan. The order of floats is that of their
-    bits, once those of negative ones are turned but for the sign; nan then lies beyond the infinite.
+    bits: (n,) int64, of float64 values. As integers they are compared in vectors. The order of floats is that of their bits,
+    once those of negative ones are turned but for the sign; nan lies beyond the infinite.
     """
-    bits = x.view(np.int64)
     least, most = ALL_BUT_SIGN, ~ALL_BUT_SIGN
-    for i in range(x.size):
+    for i in range(bits.size):
         v = bits[i] ^ ((bits[i] >> 63) & ALL_BUT_SIGN)
         least, most = min(v, least), max(v, most)
-    low = np.int64(least ^ ((least >> 63) & ALL_BUT_SIGN)).view(np.float64)
-    high = np.int64(most ^ ((most >> 63) & ALL_BUT_SIGN)).view(np.float64)
-    if abs(low) < np.inf and abs(high) < np.inf:
-        return low, high, True
-    low, high = np.inf, -np.inf
-    for i in range(x.size):
-        low = x[i] if x[i] < low else low
-        high = x[i] if x[i] > high else high
-    return low, high, False
+    return least ^ ((least >> 63) & ALL_BUT_SIGN), most ^ ((most >> 63) & ALL_BUT_SIGN)
 
 
 @shared
@@ -216,9 +210,8 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
     """
     n = x.size
     k = np.int64(structure * n)
-    # every other value is counted elsewhere: one need not wait for the next, and two are loaded at once
+    # the halves of a block are counted apart, so that no value waits for the one before it
     counts, others, places = room[: BINS + 2], room[BINS + 2 : 2 * (BINS + 2)], room[2 * (BINS + 2) :]
-    pairs = places.view(np.int64)
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
     shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
@@ -231,19 +224,20 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
             for i in range(block.size):
                 s = (block[i] - low) * (1.0 / width)
                 places[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
-            if block.size & 1:  # the last value gets a companion that does not count
-                places[block.size] = 0
-                counts[0] -= 1
-            for i in range((block.size + 1) >> 1):
-                two = pairs[i]
-                within |= two
-                counts[(two >> 10) & 8191] += 1
-                others[(two >> 42) & 8191] += 1
+            half = block.size >> 1
+            for i in range(half):
+                one, other = places[i], places[half + i]
+                within |= one | other
+                counts[np.uint32(one) >> 10] += 1
+                others[np.uint32(other) >> 10] += 1
+            if block.size & 1:
+                within |= places[2 * half]
+                counts[np.uint32(places[2 * half]) >> 10] += 1
         for b in range(counts.size):
             counts[b] += others[b]
         middle, theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
         theta += middle
-        if radius >= 0 and (within | within >> 32) & (PLACES - 1) == 0 and on_grid(x, low, width):
+        if radius >= 0 and within & (PLACES - 1) == 0 and on_grid(x, low, width):
             return low + (shift + theta) * width, sigma * width, True
         if radius < 0 or radius >= NARROW:
             break
@@ -302,16 +296,16 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
             m, total, squares = 0, 0, 0
             for start in range(0, n, BLOCK):
                 block = x[start : start + BLOCK]
-                taken, of_block, of_squares = 0, 0.0, 0.0  # integers, all of them
+                taken, of_block, of_squares = 0.0, 0.0, 0.0  # whole numbers, all of them
                 for i in range(block.size):
                     s = (block[i] - low) * (1.0 / width)
                     d = np.floor((s - shift) * PLACES) - centre
                     near = abs(d) <= limit
                     d = d if near else 0.0
-                    taken += near
+                    taken += 1.0 if near else 0.0
                     of_block += d
                     of_squares += d * d
-                m += taken
+                m += np.int64(taken)
                 total += np.int64(of_block)
                 squares += np.int64(of_squares)
             sigma = math.sqrt(squares / (m - 1)) / PLACES

@@ -99,14 +99,14 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     beyond = counts[0] + counts[end]
     k = np.int64(structure * n)
     middle, before, here = 0, 0, 0  # so many lie before the middle
-    while middle + 64 <= end:  # 64 at once, in vectors
+    while middle + 32 <= end:  # 32 at once, in vectors
         here = 0
-        for b in range(middle, middle + 64):
+        for b in range(middle, middle + 32):
             here += counts[b]
         if before + here > n >> 1:
             break
         before += here
-        middle += 64
+        middle += 32
     while middle < end and before + counts[middle] <= n >> 1:
         before += counts[middle]
         middle += 1

@@ -74,9 +74,12 @@ def fit_values(x, structure, certain, lambda_fit, factor, floor):
 
 
 def extent(x):
-    """(least, largest, whether all are finite); of what is a number."""
-    known = [v for v in x if not math.isnan(v)]
-    return min(known, default=math.inf), max(known, default=-math.inf), all(math.isfinite(v) for v in x)
+    """(least, largest); None where not all are finite."""
+    return (min(x), max(x)) if all(math.isfinite(v) for v in x) else None
+
+
+def on_grid(x, low, width):
+    return all((Fraction(v) - Fraction(low)) % Fraction(width) == 0 for v in x)
 
 
 def consistency(lambda_fit):

@@ -116,6 +116,7 @@ MANY = {
     "tiny scale, huge offset": one_sided(0.3, 6, 600, 1e-6, 1e6),
     "heavy tails": lambda rng, n: rng.standard_cauchy(n),
     "huge outliers": lambda rng, n: np.where(rng.random(n) < 0.01, 1e200, rng.normal(0, 1, n)),
+    "huge ones on both sides": lambda rng, n: np.append(rng.normal(0, 1, n - 20), [-(2.0**600), 2.0**600] * 10),
     "uniform": lambda rng, n: rng.uniform(0, 1, n),
     "49 % equal": lambda rng, n: np.where(rng.random(n) < 0.49, 7.0, rng.normal(100, 30, n)),
     "60 % equal": lambda rng, n: np.where(rng.random(n) < 0.6, 7.0, rng.normal(100, 30, n)),
@@ -158,10 +159,18 @@ def test_fit_binned_like_its_twin(seed, n, share):
     x = np.rint(contaminated(seed, n, share))
     found = robust.fit_binned(
         np.random.default_rng(seed).permutation(x), x[0], x[-1], STRUCTURE, CERTAIN, LAMBDA,
-        np.empty(robust.BINS + 2 + robust.SMALL, np.int32),
+        np.empty(robust.ROOM, np.int32),
     )  # fmt: skip
     assert found[2]
     np.testing.assert_allclose(found[:2], naive.fit_binned(x.tolist(), STRUCTURE, CERTAIN, LAMBDA), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("low", "width"), [(0.0, 1.0), (-7.0, 0.125), (-(2.0**600), 2.0**590), (0.25, 4.0)])
+@pytest.mark.parametrize("spoilt", [0.0, 0.05, 1e-9])
+def test_on_grid_like_its_twin(low, width, spoilt, rng):
+    x = low + width * rng.integers(0, 1000, 37)
+    x[5] = low + 1024 * width + spoilt  # where low is huge it is 0 that is spoilt
+    assert robust.on_grid(x, low, width) == naive.on_grid(x.tolist(), low, width)
 
 
 @few
@@ -250,7 +259,14 @@ def test_kernels_say_the_same_without_compilation():
     assert " passed" in run.stdout
 
 
-@pytest.mark.parametrize("strange", [[], [math.nan], [math.inf], [-math.inf, math.nan]])
-def test_extent_like_its_twin(strange, rng):
-    x = np.concatenate([rng.normal(0, 1, 37), strange, rng.normal(5, 2, 20)])
-    assert robust.extent(x) == naive.extent(x.tolist())
+STRANGE = [[], [math.nan], [-math.nan], [math.inf], [-math.inf, math.nan], [0.0, -0.0], [5e-324, -1.7e308]]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("level", [-100.0, 0.0, 100.0])
+def test_extent_like_its_twin(strange, level, rng):
+    x = np.concatenate([rng.normal(level, 1, 37), strange, rng.normal(level + 5, 2, 20)])
+    low, high = np.array(robust.extent(x.view(np.int64)), np.int64).view(np.float64)
+    expected = naive.extent(x.tolist())
+    assert (math.isfinite(low) and math.isfinite(high)) == (expected is not None)
+    assert expected in (None, (low, high))

@@ -5,6 +5,7 @@ Knows neither features nor flags: whether an SNR is too large (eq. 2) is decided
 
 import math
 from functools import lru_cache
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ def tiles(spec: DetectorSpec, tile: tuple[int, int]) -> NDArray:
     return np.array([(*rows, *columns) for rows in borders[0] for columns in borders[1]], np.int64)
 
 
+BITS, FLOATS = Struct("=2q"), Struct("=2d")
 BINNED_FROM = 4000  # values; of so many one more or less among the inliers is less than 0.002 sigma
 
 
@@ -83,18 +85,22 @@ def fit_1d(values: NDArray, fit: Fit = Fit(), floor: float = 0.0) -> RobustFit:
 def _binned(x: NDArray, fit: Fit) -> tuple[float, float] | None:
     """Robust mean and sigma_raw by counting; None where that cannot be done."""
     x = read_only(x)
-    low, high, finite = robust.extent(x)
-    if not finite:
+    low, high = _extent(x)
+    if not math.isfinite(low) or not math.isfinite(high):
         x = read_only(x[np.isfinite(x)])
         if x.size < BINNED_FROM:
             return None
-        low, high, _ = robust.extent(x)
+        low, high = _extent(x)
     if not 1e-290 < high - low < 1e290:  # a constant, or what no bins can cover
         return None
-    mean, sigma_raw, done = robust.fit_binned(
-        x, low, high, fit.structure, fit.certain, fit.lambda_fit, np.empty(robust.BINS + 2 + robust.SMALL, np.int32)
-    )
+    room = np.empty(robust.ROOM, np.int32)
+    mean, sigma_raw, done = robust.fit_binned(x, low, high, fit.structure, fit.certain, fit.lambda_fit, room)
     return (mean, sigma_raw) if done else None
+
+
+def _extent(x: NDArray) -> tuple[float, float]:
+    """The least and the largest value; one of them is not finite where any value is not."""
+    return FLOATS.unpack(BITS.pack(*robust.extent(x.view(np.int64))))
 
 
 class Layout(NamedTuple):

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .compiled import exact, fast, no_nan
+from .compiled import exact, no_nan, shared
 
 STEPS = 12  # optimisation steps, Bab-Hadiashar & Hoseinnezhad (2008), quoted in Appendix A
 MIN_VALUES = 20  # below it k is so small that nothing is robust
@@ -98,12 +98,15 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     end = counts.size - 1
     beyond = counts[0] + counts[end]
     k = np.int64(structure * n)
-    middle, before = end >> 1, 0  # so many lie before the middle
-    for b in range(middle):
-        before += counts[b]
-    while middle > 0 and before > n >> 1:
-        middle -= 1
-        before -= counts[middle]
+    middle, before, here = 0, 0, 0  # so many lie before the middle
+    while middle + 32 <= end:  # 32 at once, in vectors
+        here = 0
+        for b in range(middle, middle + 32):
+            here += counts[b]
+        if before + here > n >> 1:
+            break
+        before += here
+        middle += 32
     while middle < end and before + counts[middle] <= n >> 1:
         before += counts[middle]
         middle += 1
@@ -156,21 +159,37 @@ def fit_counts(counts, n, structure, certain, lambda_fit):
     return middle, theta, sigma, radius
 
 
-@fast
-def extent(x):
-    """(least, largest, whether all are finite) of values. x: (n,) float64."""
-    low, high, finite = np.inf, -np.inf, 1
+ALL_BUT_SIGN = np.int64(2**63 - 1)
+
+
+@exact
+def extent(bits):
+    """Those of the least and of the largest value; of one of them that is not finite where there is any such value.
+
+    bits: (n,) int64, of float64 values. As integers they are compared in vectors. The order of floats is that of their bits,
+    once those of negative ones are turned but for the sign; nan lies beyond the infinite.
+    """
+    least, most = ALL_BUT_SIGN, ~ALL_BUT_SIGN
+    for i in range(bits.size):
+        v = bits[i] ^ ((bits[i] >> 63) & ALL_BUT_SIGN)
+        least, most = min(v, least), max(v, most)
+    return least ^ ((least >> 63) & ALL_BUT_SIGN), most ^ ((most >> 63) & ALL_BUT_SIGN)
+
+
+@shared
+def on_grid(x, low, width):
+    """Whether all values are whole widths, a power of 2, from low."""
+    off = 0
     for i in range(x.size):
-        v = x[i]
-        low = v if v < low else low
-        high = v if v > high else high
-        finite &= 1 if abs(v) < np.inf else 0
-    return low, high, finite == 1
+        s = (x[i] - low) * (1.0 / width)
+        off += np.trunc(s) != s or low + s * width != x[i]
+    return off == 0
 
 
 BINS = 4096
 NARROW = 32  # bins: where the k nearest values lie in fewer the bins are too wide
-BLOCK = 2048  # values that are placed, then counted
+BLOCK = 512  # values that are placed, then counted; squares of their places add up to less than 2**53
+ROOM = 2 * (BINS + 2) + BLOCK
 LEVELS = 4  # times that bins are divided
 HEAP = 0.04  # share of the values: with more in one bin their order within it would matter
 SMALL = 16384  # values: with fewer, or where the rim is not sparse, it matters where in its bin FLkOS ends
@@ -187,31 +206,38 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
     They are counted in bins of a power of 2 from low on, so that integers lie on the bins' edges and are fitted exactly.
     Where these prove too wide those about theta are divided. From the bins FLkOS takes the runs of its values, as if those
     of a bin lay evenly in it; MSSE looks at each value. Whatever is summed over values is an integer, so that their order
-    does not matter. room: int32, at least BINS + 2 + SMALL, written. Returns (theta, sigma_raw, done); done False where only
-    a sort helps.
+    does not matter. room: (ROOM,) int32, written. Returns (theta, sigma_raw, done); done False where only a sort helps.
     """
     n = x.size
     k = np.int64(structure * n)
-    kept = n < SMALL  # the places of more values are found again where they are needed
-    counts, places = room[: BINS + 2], room[BINS + 2 :]
+    # the halves of a block are counted apart, so that no value waits for the one before it
+    counts, others, places = room[: BINS + 2], room[BINS + 2 : 2 * (BINS + 2)], room[2 * (BINS + 2) :]
     width = math.ldexp(1.0, math.frexp((high - low) / (BINS - 1))[1])
     shift = -1.0  # the first bin of all that is in counts
     theta, sigma, radius = 0.0, 0.0, 0
     for _ in range(LEVELS):
         for b in range(counts.size):
-            counts[b] = 0
-        rest = 0.0
+            counts[b] = others[b] = 0
+        within = 0  # a bin: the bits that are set in any place
         for start in range(0, n, BLOCK):
-            block, found = x[start : start + BLOCK], places[start if kept else 0 :]
+            block = x[start : start + BLOCK]
             for i in range(block.size):
                 s = (block[i] - low) * (1.0 / width)
-                rest += s - np.int32(s)
-                found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
-            for i in range(block.size):
-                counts[np.uint32(found[i]) >> 10] += 1
+                places[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+            half = block.size >> 1
+            for i in range(half):
+                one, other = places[i], places[half + i]
+                within |= one | other
+                counts[np.uint32(one) >> 10] += 1
+                others[np.uint32(other) >> 10] += 1
+            if block.size & 1:
+                within |= places[2 * half]
+                counts[np.uint32(places[2 * half]) >> 10] += 1
+        for b in range(counts.size):
+            counts[b] += others[b]
         middle, theta, sigma, radius = fit_counts(counts, n, structure, certain, lambda_fit)
         theta += middle
-        if rest == 0.0 and radius >= 0:
+        if radius >= 0 and within & (PLACES - 1) == 0 and on_grid(x, low, width):
             return low + (shift + theta) * width, sigma * width, True
         if radius < 0 or radius >= NARROW:
             break
@@ -261,33 +287,34 @@ def fit_binned(x, low, high, structure, certain, lambda_fit, room):
                     return 0.0, 0.0, False
                 lower, upper = max(lower, 0), min(upper, BINS + 1)
             theta += total / (k - j)
-    centre, limit = np.int32(0), np.int32(reach * PLACES)
+    centre, limit = 0.0, math.floor(reach * PLACES)
     for _ in range(2 if thorough else 1):
-        centre = np.int32(theta * PLACES + 0.5)
-        limit = np.int32(0.98 * limit) if thorough else limit  # from a little below what the bins say
+        centre = math.floor(theta * PLACES + 0.5)
+        limit = math.floor(0.98 * limit) if thorough else limit  # from a little below what the bins say
         m, before = 0, -1
         for _ in range(ROUNDS if thorough else 1):
             m, total, squares = 0, 0, 0
             for start in range(0, n, BLOCK):
-                block, found = x[start : start + BLOCK], places[start if kept else 0 :]
-                if not kept:
-                    for i in range(block.size):
-                        s = (block[i] - low) * (1.0 / width)
-                        found[i] = np.int32(min(max(s - shift, 0.0), BINS + 1.0) * PLACES)
+                block = x[start : start + BLOCK]
+                taken, of_block, of_squares = 0.0, 0.0, 0.0  # whole numbers, all of them
                 for i in range(block.size):
-                    d = np.int32(found[i] - centre)
+                    s = (block[i] - low) * (1.0 / width)
+                    d = np.floor((s - shift) * PLACES) - centre
                     near = abs(d) <= limit
-                    d = d if near else np.int32(0)
-                    m += near
-                    total += d
-                    squares += np.int64(d) * np.int64(d)
+                    d = d if near else 0.0
+                    taken += 1.0 if near else 0.0
+                    of_block += d
+                    of_squares += d * d
+                m += np.int64(taken)
+                total += np.int64(of_block)
+                squares += np.int64(of_squares)
             sigma = math.sqrt(squares / (m - 1)) / PLACES
             if m == before:
                 break
             before = m
-            limit = max(limit, np.int32(lambda_fit * sigma * PLACES))
-        within = centre - limit >= PLACES and centre + limit < (BINS + 1) * PLACES
-        if (thorough and m != before) or (beyond > 0 and not within):
+            limit = max(limit, math.floor(lambda_fit * sigma * PLACES))
+        inside = centre - limit >= PLACES and centre + limit < (BINS + 1) * PLACES
+        if (thorough and m != before) or (beyond > 0 and not inside):
             return 0.0, 0.0, False
         theta = (centre + total / m) / PLACES
     return low + (shift + theta) * width, sigma * width, True

@@ -300,10 +300,26 @@ def add_block_placed(gains, rows, low, high, most):
     )
 
 
-def keep_band(x, g, low, high, blank):
-    """(values, blank where the indicator lies outside of low..high; whether any lies within)."""
-    here = [lo <= v <= hi for v, lo, hi in zip(g.tolist(), low.tolist(), high.tolist())]
-    return [v if ok else blank for v, ok in zip(x.tolist(), here)], any(here)
+def mark_bands(gains, rows, frames, bands):
+    """((stages, px) marks, bit f where the indicator of frame f, of the first ones, is in the band; which have any)."""
+    marks = [
+        [
+            sum(1 << f for f, g in enumerate(block_of(gains, rows, i)[:frames]) if lo <= g <= hi)
+            for i, (lo, hi) in enumerate(zip(*band))
+        ]
+        for band in bands.tolist()
+    ]
+    return marks, [any(of) for of in marks]
+
+
+def add_block_marked(stacks, rows, marks, least, most, reference):
+    """Per pixel (count, s1, s2) of empty sums that take in the marked values of a block that lie within least..most."""
+    return np.array(
+        [
+            sums_about(r, [v for f, v in enumerate(block_of(stacks, rows, i)) if m >> f & 1 and least <= v <= most])
+            for i, (m, r) in enumerate(zip(marks.tolist(), reference.tolist()))
+        ]
+    )
 
 
 def moments(reference, n, s1, s2):

@@ -100,6 +100,7 @@ def test_warm_up_leaves_no_state_behind(spec):
 
 COMPILES = """
 import numpy as np, builders, makers
+from dataclasses import replace
 from msgspec import structs
 from rmm_stream.config import LightSettings
 from rmm_stream.rmm.kernels import blocks, frame_gate, light, planes, robust, routing, sums, welford, windows
@@ -118,6 +119,11 @@ for exposure in (*stage, makers.FLAT, makers.SAMPLE):
         for array in (batch.pixels, batch.gain):
             if array is not None and cells == [0]:  # frames of sockets are read-only, those of files are not
                 array.flags.writeable = False
+        if batch.gain is not None and exposure is makers.DARK and len(spec.stages) > 1:  # some pixels switch
+            switched = batch.gain.copy()
+            switched[len(batch) // 2 :, :2] = spec.gain_codes[1] if spec.gain == "code" else makers.LEVELS[1]
+            switched.flags.writeable = batch.gain.flags.writeable
+            batch = replace(batch, gain=switched)
         assert m.feed(batch).accepted == len(batch)
 assert m.feed(makers.frames(spec, 30, makers.SAMPLE, cells=[0])).rejected == {{"no_light": 30}}
 assert m.fit_all()

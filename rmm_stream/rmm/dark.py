@@ -88,7 +88,7 @@ class DarkFrames:
         self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
         self._routes: dict[tuple[int, int], NDArray] = {}  # bands of modules and cells
         self._blank: dict[np.dtype, NDArray] = {}
-        self._kept: dict[np.dtype, NDArray] = {}  # scratch of _of_band()
+        self._marks: NDArray | None = None  # room of _mark()
 
     # ---- one batch ----
 
@@ -275,10 +275,10 @@ class DarkFrames:
             self._add_free(module, pixels, gains, held)
             return
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
-            band = self._bands(module, 0)[stage].reshape(2, -1)
+            bands = self._bands(module, 0)[stage : stage + 1].reshape(1, 2, -1)
             for k, frames in enumerate(held):
-                of_stage, _ = self._of_band(pixels, gains, k, band, len(frames))
-                self._open(module, VALUES, stage, pixels).add(of_stage, self._limits)
+                marks, _ = self._mark(gains, k, bands, len(frames))
+                self._open(module, VALUES, stage, pixels).add_marked(pixels, k, marks[0], self._limits)
         else:
             whole = self._whole and len(held[0]) == BLOCK and not self.segments.levelled
             limits = None if whole else self._limits
@@ -302,15 +302,13 @@ class DarkFrames:
                     of_stage.add(Block(gains.stacks, gains.rows[k : k + 1], gains.cells[k : k + 1]), limits)
                     continue
                 self._mixed.add((module, cell))
-            for stage, band in enumerate(bands):
-                indicators, some = self._of_band(gains, gains, k, band, len(frames))
-                if some:
-                    self._open(module, INDICATORS, stage, gains).add(indicators, limits)
-                    of_stage, _ = self._of_band(pixels, gains, k, band, len(frames))
-                    if self.segments.levelled:  # the shift is known in the stage of the frame alone
-                        others = [h.stage != stage for h in frames]
-                        self._kept[pixels.stacks[0].dtype][: len(frames)][others] = np.iinfo(self.spec.dtype).max
-                    self._open(module, VALUES, stage, pixels).add(of_stage, self._limits)
+            marks, some = self._mark(gains, k, bands, len(frames))
+            for stage in np.flatnonzero(some).tolist():
+                own = marks[stage]
+                self._open(module, INDICATORS, stage, gains).add_marked(gains, k, own, limits)
+                if self.segments.levelled:  # the shift is known in the stage of the frame alone
+                    own = own & np.uint8(sum(1 << f for f, h in enumerate(frames) if h.stage == stage))
+                self._open(module, VALUES, stage, pixels).add_marked(pixels, k, own, self._limits)
         for stage, of in placed.items():
             whole = Block(pixels.stacks, pixels.rows[of], pixels.cells[of])
             self._open(module, VALUES, stage, pixels).add(whole, self._limits)
@@ -322,20 +320,15 @@ class DarkFrames:
             bands = self._routes[module, cell] = read_only(route.bands)
         return bands
 
-    def _of_band(self, block: Block, gains: Block, k: int, band: NDArray, n: int) -> tuple[Block, bool]:
-        """The n frames of the k-th cell without what does not belong to a gain stage, and whether any does. Until the next.
+    def _mark(self, gains: Block, k: int, bands: NDArray, n: int) -> tuple[NDArray, NDArray]:
+        """Which indicators of the n frames of the k-th cell lie in each band, and whether any does. Until the next.
 
-        band: (2, px) uint16, the indicators of the stage."""
-        dtype, some = block.stacks[0].dtype, False
-        if dtype not in self._kept:
-            self._kept[dtype] = np.empty((BLOCK, 1, self.spec.module_shape[0] * self.spec.module_shape[1]), dtype)
-        blank, kept = dtype.type(np.iinfo(dtype).max), self._kept[dtype]
-        kept[n:] = blank
-        rows = zip(block.rows[k], gains.rows[k])
-        for out, frames, of, (row, its) in zip(kept[:n], block.stacks, gains.stacks, rows):
-            some |= blocks.keep_band(frames[row], of[its], band[0], band[1], blank, out[0])
-        stacks = tuple(read_only(stack) for stack in kept)
-        return Block(stacks, np.zeros((1, BLOCK), np.int64), block.cells[k : k + 1]), some
+        bands: (stages, 2, px) uint16. Returns (stages, px) uint8, a bit a frame; (stages,) bool."""
+        if self._marks is None:
+            self._marks = np.empty((len(self.spec.stages), bands.shape[2]), np.uint8)
+        marks, some = self._marks[: len(bands)], np.empty(len(bands), bool)
+        blocks.mark_bands(gains.stacks, gains.rows[k], n, bands, marks, some)
+        return marks, some
 
     def _open(self, module: int, quantity: str, stage: int, block: Block):
         dtype = block.stacks[0].dtype

@@ -52,9 +52,10 @@ def rehearse(maker) -> None:
         pixels.flags.writeable = False
         gain = None
         if spec.gain != "none":
-            stage = exposure.gain_stage or 0
-            level = spec.gain_codes[stage] if spec.gain == "code" else 4000 + 2000 * stage
-            gain = np.full(pixels.shape, level, gain_type)
+            levels = spec.gain_codes if spec.gain == "code" else [4000 + 2000 * s for s in range(len(spec.stages))]
+            gain = np.full(pixels.shape, levels[exposure.gain_stage or 0], gain_type)
+            if exposure.gain_stage is None:
+                gain[FRAMES // 2 :, 0, 0] = levels[-1]  # a pixel switches, after blocks in which none has
             gain.flags.writeable = False
         ids = np.arange(train * FRAMES, (train + 1) * FRAMES, dtype=np.uint64)
         maker.feed(

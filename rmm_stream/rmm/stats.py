@@ -113,14 +113,27 @@ class IntegerStats:
             self._spill(cell)
         return True
 
-    def _prepare(self, block: Block, k: int, limits: tuple[int, int] | None) -> int:
-        """Make room for the frames of the k-th cell of a block, which is returned."""
+    def add_marked(self, block: Block, k: int, marks: NDArray, limits: tuple[int, int]) -> None:
+        """Add what of the k-th cell of a block is within limits and marked; marks: (px,) uint8, a bit per frame."""
+        cell = self._prepare(block, k, limits, marks)
+        least, most = map(block.stacks[0].dtype.type, limits)
+        sums_of_cell = (a[cell] for a in self._rows())
+        if blocks.add_block_marked(block.stacks, block.rows[k], marks, least, most, *sums_of_cell) >= SPILL_AT:
+            self._spill(cell)
+
+    def _prepare(self, block: Block, k: int, limits: tuple[int, int] | None, marks: NDArray | None = None) -> int:
+        """Make room for the frames of the k-th cell of a block, which is returned. marks: None where all count."""
         cell = int(block.cells[k])
         if self.unfolded[cell] + BLOCK > sums.FOLD_AT:
             self._fold(cell)
         self.unfolded[cell] += BLOCK
         if not self.referred[cell]:
-            self._refer(cell, (stack[row] for stack, row in zip(block.stacks, block.rows[k])), limits)
+            frames = (stack[row] for stack, row in zip(block.stacks, block.rows[k]))
+            if marks is not None:
+                dtype = block.stacks[0].dtype
+                none = dtype.type(np.iinfo(dtype).max)  # never within limits
+                frames = (np.where(marks & np.uint8(1 << f), frame, none) for f, frame in enumerate(frames))
+            self._refer(cell, frames, limits)
         return cell
 
     def update(self, block: NDArray, take: NDArray, where: NDArray, stage: int, cell: int, care=VALUE) -> None:

@@ -9,7 +9,11 @@ that are its own. The sums are (cells, px).
 
 Lanes: 16-bit lanes hold twice as many values as 32-bit ones, so sums of four and differences stay in 16 bits as long as they
 can; numba would widen each operation to 64 bits, hence the casts. All loads stand before the first store: otherwise memory
-waits, which costs a tenth. One line per frame: a loop over a tuple would not vectorise.
+waits, which costs a tenth. One line per frame: a loop over a tuple would not vectorise. A loop over part of a row counts in
+uint64: numba looks whether another index is negative, and slices of a dozen arrays cost a quarter of compiling.
+
+Pixels in several gain stages: their indicators are compared with the bands once, which leaves a byte of marks per pixel
+and stage. Values and indicators are added by it, stage by stage: else one loop would be over 22 arrays.
 """
 
 import numpy as np
@@ -17,6 +21,8 @@ import numpy as np
 from .compiled import exact, shared
 
 BLOCK = 8  # frames
+CHUNK = 1024  # pixels whose indicators stay in the first cache from one stage to the next
+PIECE = 256  # pixels that are passed over together where no mark is among them
 
 
 @shared
@@ -66,6 +72,48 @@ def lesser(a, b):
 @shared
 def all_within(a, b, c, d, low, high):
     return within(a, low, high) & within(b, low, high) & within(c, low, high) & within(d, low, high)
+
+
+@shared
+def bit(g, low, width, value):
+    """value where g lies within low..low + width: one comparison instead of two; else 0. uint16."""
+    return value if np.uint16(g - low) <= width else np.uint16(0)
+
+
+@shared
+def four_bits(a, b, c, d, low, high):
+    """Which of four indicators lie within low..high, which is not empty: a bit each, from the lowest; uint16."""
+    width = np.uint16(high - low)
+    m = np.uint16(bit(a, low, width, np.uint16(1)) + bit(b, low, width, np.uint16(2)))
+    return np.uint16(m + np.uint16(bit(c, low, width, np.uint16(4)) + bit(d, low, width, np.uint16(8))))
+
+
+@shared
+def is_marked(marks, first, last):
+    """Whether one of some pixels has a mark."""
+    some = np.uint8(0)
+    for i in range(np.uint64(first), np.uint64(min(last, marks.size))):
+        some = np.uint8(some | marks[i])
+    return some != 0
+
+
+@shared
+def away(v, r, counts):
+    """v - r where the value counts, else 0; int32. Values of at most 15 bits."""
+    return np.int32(np.int16(v - r)) if counts else np.int32(0)
+
+
+@shared
+def four_marked(a, b, c, d, marks, least, span, r):
+    """Of those of four values that are marked, and within least..least + span: sum of v - r, of its square, number."""
+    ka = ((marks & np.uint16(1)) != 0) & (np.uint16(a - least) <= span)
+    kb = ((marks & np.uint16(2)) != 0) & (np.uint16(b - least) <= span)
+    kc = ((marks & np.uint16(4)) != 0) & (np.uint16(c - least) <= span)
+    kd = ((marks & np.uint16(8)) != 0) & (np.uint16(d - least) <= span)
+    n = np.uint16(np.uint16(np.uint16(ka) + np.uint16(kb)) + np.uint16(np.uint16(kc) + np.uint16(kd)))
+    a, b, c, d = away(a, r, ka), away(b, r, kb), away(c, r, kc), away(d, r, kd)
+    q = np.uint32(np.uint32(np.uint32(a * a) + np.uint32(b * b)) + np.uint32(np.uint32(c * c) + np.uint32(d * d)))
+    return np.int32(np.int32(a + b) + np.int32(c + d)), q, n
 
 
 @exact
@@ -139,15 +187,56 @@ def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
 
 
 @exact
-def keep_band(x, g, low, high, blank, out):
-    """Those values of a frame whose gain indicator lies within low..high, blank in place of the others.
+def mark_bands(gains, rows, frames, bands, marks, some):
+    """Mark where the gain indicators of eight frames of one cell lie within each of some bands: one bit a frame.
 
-    x: (px,) unsigned. g: (px,) unsigned. low, high: (px,) uint16. blank: of the type of x. out: (px,), written.
-    Returns whether any lies there."""
-    yes, no = np.uint16(1), np.uint16(0)
-    some = np.uint16(0)
-    for i in range(x.size):
-        here = (g[i] >= low[i]) & (g[i] <= high[i])
-        out[i] = x[i] if here else blank
-        some = np.uint16(some | (yes if here else no))
-    return some != 0
+    gains: tuple of eight. rows: (8,) int64. frames: how many are marked, from the first. bands: (stages, 2, px) uint16,
+    low and high ends; one with low > high is empty.
+    marks: (stages, px) uint8, written; bit f is that of frame f. some: (stages,) bool, written: is any pixel marked?"""
+    w0, w1, w2, w3, w4, w5, w6, w7 = gains
+    x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
+    x4, x5, x6, x7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
+    asked = np.uint16((1 << frames) - 1)
+    some[:] = False
+    for first in range(0, marks.shape[1], CHUNK):
+        last = min(first + CHUNK, marks.shape[1])
+        for stage in range(marks.shape[0]):
+            low, high, out, seen = bands[stage, 0], bands[stage, 1], marks[stage], np.uint16(0)
+            for i in range(np.uint64(first), np.uint64(last)):
+                lo, hi = low[i], high[i]
+                m = np.uint16(
+                    four_bits(x0[i], x1[i], x2[i], x3[i], lo, hi)
+                    + np.uint16(four_bits(x4[i], x5[i], x6[i], x7[i], lo, hi) << np.uint16(4))
+                )
+                m = np.uint16(m & (asked if lo <= hi else np.uint16(0)))
+                out[i] = np.uint8(m)
+                seen = np.uint16(seen | m)
+            some[stage] |= seen != 0
+
+
+@exact
+def add_block_marked(stacks, rows, marks, least, most, reference, count, s1, s2):
+    """Add those values of eight frames of one cell that are marked (mark_bands) and lie within least..most.
+
+    stacks: tuple of eight. rows: (8,) int64. marks: (px,) uint8. least, most, reference: of the frames' type, at most
+    14 bits; the reference, (px,), lies within. count: (px,) uint16, s1: int32, s2: uint32, changed, but not looked at
+    in a piece without a mark. Returns the OR of those s2 that were looked at."""
+    f0, f1, f2, f3, f4, f5, f6, f7 = stacks
+    x0, x1, x2, x3 = f0[rows[0]], f1[rows[1]], f2[rows[2]], f3[rows[3]]
+    x4, x5, x6, x7 = f4[rows[4]], f5[rows[5]], f6[rows[6]], f7[rows[7]]
+    span, top, last = np.uint16(most - least), np.uint32(0), 0
+    while last < marks.size:
+        first = last
+        while last < marks.size and is_marked(marks, last, last + PIECE):
+            last += PIECE
+        for i in range(np.uint64(first), np.uint64(min(last, marks.size))):
+            r, m = reference[i], np.uint16(marks[i])
+            s, q, n = four_marked(x0[i], x1[i], x2[i], x3[i], m, least, span, r)
+            t, p, o = four_marked(x4[i], x5[i], x6[i], x7[i], np.uint16(m >> np.uint16(4)), least, span, r)
+            q = np.uint32(s2[i] + np.uint32(q + p))
+            count[i] = np.uint16(count[i] + np.uint16(n + o))
+            s1[i] = np.int32(s1[i] + np.int32(s + t))
+            s2[i] = q
+            top = np.uint32(top | q)
+        last += PIECE
+    return top

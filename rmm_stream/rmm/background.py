@@ -108,7 +108,7 @@ class FrameJudge:
         """Add the SNR of one frame to the sums of one cell and stage, in the tiles of that stage. Returns how many.
 
         offset: (ss, fs) float32, nan where unknown or excluded. of_stage: of stages_of_tiles(). cell: index into stats."""
-        stack, it = self.stack, self.stack.layout
+        stack = self.stack
         before = stats.frames.item(cell)
         if before == 0:
             stats.expect(cell, np.isfinite(offset) & self.in_tiles)
@@ -130,9 +130,8 @@ class FrameJudge:
             floors = self.photon_floors
             windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
         done = windows.add_snr(
-            stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, it.places[0],
-            it.places[1], self.clip, self.snr_cut, self.width, it.tiles, half, bucket, cell,
-            *self._sums[1],
+            stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, stack.y, stack.x,
+            self.clip, self.snr_cut, self.width, stack.layout.tiles, half, bucket, cell, *self._sums[1],
         )  # fmt: skip
         if dithered is not None:
             fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold

@@ -169,6 +169,7 @@ class Stack:
     def __init__(self, where: NDArray, fit: Fit, at_rest: float = planes.AT_REST):
         self.at_rest = at_rest
         self.layout, self.structure, self.lambda_fit = layout(where), fit.structure, fit.lambda_fit
+        self.y, self.x = self.layout.places[:2]
         n, size = len(where), int(self.layout.shape.prod())
         self.z = aligned((n, size), np.float32)
         self.z.fill(np.nan)
@@ -202,6 +203,6 @@ def judge(values: NDArray, where: NDArray, fit: Fit = Fit(), floor: float = 0.0)
     model, scale, snr = np.full((3, *values.shape), np.nan)  # what lies between the tiles stays so
     planes.write_map(
         values.reshape(-1), width, it.tiles, stack.planes, base, stack.sigmas, consistency(fit.lambda_fit), float(floor),
-        columns, it.places[0], it.places[1], *(a.reshape(-1) for a in (model, scale, snr)),
+        columns, stack.y, stack.x, *(a.reshape(-1) for a in (model, scale, snr)),
     )  # fmt: skip
     return Judgement(values, model, scale, snr)

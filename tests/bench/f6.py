@@ -16,6 +16,7 @@ from rmm_stream.detectors.agipd import AGIPD1M
 from rmm_stream.frames import Illumination
 from rmm_stream.rmm import gain
 from rmm_stream.rmm.background import FrameJudge
+from rmm_stream.rmm.kernels.compiled import read_only
 from rmm_stream.rmm.snr import SnrStats
 
 from .row import Row
@@ -77,6 +78,7 @@ def judged(frames: NDArray, offset: NDArray, rng, warm: bool) -> tuple[Callable[
     cuts = np.stack([np.full(SHAPE, (a + b) / 2, np.float32) for a, b in zip(LEVELS, LEVELS[1:])])
     route = gain.by_bands(None, gain.bands_of(cuts, True))
     less = np.where(AGIPD1M.edge(), np.nan, offset).astype(np.float32)
+    frames, gains = read_only(frames), read_only(gains)  # as they come from a socket
 
     def call():
         for _ in range(PASSES):

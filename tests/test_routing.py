@@ -139,7 +139,7 @@ def test_the_stage_with_most_valid_values_is_found_in_the_rows_looked_at(shape, 
         n = [naive.count_in_band(values, indicator, *band, least, most, step) for band in bands]
         if any(n):
             break
-    found = gain.majority_of(spec, values, indicator, bands)
+    found = gain.majority_of((np.uint16(least), np.uint16(most)), values, indicator, bands)
     looked_at = values[::step].size
     most_of_all = [s for s in range(3) if 2 * n[s] > looked_at]  # the first of these will do
     assert found == (most_of_all[0] if most_of_all else n.index(max(n)) if any(n) else -1)

@@ -86,7 +86,7 @@ class DarkFrames:
         self._turn, self._modules = 0, modules
         self._begun: dict[Group, set[int]] = {}  # cells whose first block has been folded
         self._mixed: set[tuple[int, int]] = set()  # modules and cells whose last free block had several stages
-        self._routes: dict[tuple[int, int], NDArray] = {}  # bands of modules and cells
+        self._routes: dict[tuple[int, int], gain.Route] = {}  # of modules and cells
         self._blank: dict[np.dtype, NDArray] = {}
         self._marks: NDArray | None = None  # room of _mark()
 
@@ -153,13 +153,14 @@ class DarkFrames:
             return np.array([self._stage_of(batch, frame, held) for frame in take.tolist()], np.int64)
         if held is not None and self.spec.gain != "code":
             return np.where(gain.any_valid(self.spec, batch.pixels, take), held, _NOTHING)
-        stages, pixels, gains = [], read_only(batch.pixels), read_only(batch.gain)
+        stages, limits = [], tuple(map(np.uint16, self._limits))
+        pixels, gains = read_only(batch.pixels), read_only(batch.gain)
         for frame, cell in zip(take.tolist(), batch.cell[take].tolist()):
-            if (bands := self._bands(batch.module, cell)) is None:
+            if (route := self._route(batch.module, cell)) is None:
                 stages.append(_UNKNOWN)
-            else:
-                some = bands if held is None else bands[held : held + 1]  # in a held stage others have no valid value
-                stages.append(gain.majority_of(self.spec, pixels[frame], gains[frame], some))
+            else:  # in a held stage others have no valid value
+                bands = route.bands if held is None else route.bands[held : held + 1]
+                stages.append(gain.majority_of(limits, pixels[frame], gains[frame], bands))
         stages = np.array(stages, np.int64)
         return np.where((stages >= 0) & (held is not None), held or 0, stages)
 
@@ -232,7 +233,7 @@ class DarkFrames:
         """Fold what waits: other darks follow, or light. The next stretch of darks is routed by what is known then."""
         self.fold(module)
         self._mixed = {known for known in self._mixed if module not in (None, known[0])}
-        self._routes = {known: bands for known, bands in self._routes.items() if module not in (None, known[0])}
+        self._routes = {known: route for known, route in self._routes.items() if module not in (None, known[0])}
 
     def _fold(self, group: Group, frames: dict[int, list[Waiting]]) -> None:
         """Fold at most a block of frames of each of some cells. Cells whose frames lie in the same batches go together."""
@@ -275,7 +276,7 @@ class DarkFrames:
             self._add_free(module, pixels, gains, held)
             return
         if self.spec.gain == "code" and gains is not None:  # a value is valid where its code agrees
-            bands = self._bands(module, 0)[stage : stage + 1].reshape(1, 2, -1)
+            bands = self._route(module, 0).bands[stage : stage + 1].reshape(1, 2, -1)
             for k, frames in enumerate(held):
                 marks, _ = self._mark(gains, k, bands, len(frames))
                 self._open(module, VALUES, stage, pixels).add_marked(pixels, k, marks[0], self._limits)
@@ -291,10 +292,13 @@ class DarkFrames:
         limits, placed = _gain_limits(gains), {}
         for k, frames in enumerate(held):
             cell = int(pixels.cells[k]) + self.cells.start
-            bands, stage = self._bands(module, cell).reshape(len(self.spec.stages), 2, -1), frames[0].stage
+            route, stage = self._route(module, cell), frames[0].stage
+            bands = route.bands.reshape(len(route.bands), 2, -1)
             if (module, cell) not in self._mixed:
                 of_stage = self._open(module, INDICATORS, stage, gains)
-                if len(frames) == BLOCK and of_stage.add_if_placed(gains, k, bands[stage], limits[1]):
+                if len(frames) == BLOCK and of_stage.add_if_placed(
+                    gains, k, bands[stage], route.rows[stage], limits[1]
+                ):
                     placed.setdefault(stage, []).append(k)
                     continue
                 if len(frames) < BLOCK and _all_in(gains, k, len(frames), bands[stage]):
@@ -313,12 +317,12 @@ class DarkFrames:
             whole = Block(pixels.stacks, pixels.rows[of], pixels.cells[of])
             self._open(module, VALUES, stage, pixels).add(whole, self._limits)
 
-    def _bands(self, module: int, cell: int) -> NDArray | None:
-        """(stages, 2, ss, fs) uint16 of one cell, as long as frames of one exposure follow each other; None: unknown."""
-        bands = self._routes.get((module, cell))
-        if bands is None and (route := self.segments.route(module, cell)) is not None:
-            bands = self._routes[module, cell] = read_only(route.bands)
-        return bands
+    def _route(self, module: int, cell: int) -> gain.Route | None:
+        """How indicators of one cell tell stages, as long as frames of one exposure follow each other; None: unknown."""
+        route = self._routes.get((module, cell))
+        if route is None and (known := self.segments.route(module, cell)) is not None:
+            route = self._routes[module, cell] = gain.Route(None, read_only(known.bands), read_only(known.rows))
+        return route
 
     def _mark(self, gains: Block, k: int, bands: NDArray, n: int) -> tuple[NDArray, NDArray]:
         """Which indicators of the n frames of the k-th cell lie in each band, and whether any does. Until the next.

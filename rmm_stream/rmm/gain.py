@@ -183,13 +183,12 @@ def majority(where: NDArray, stages: int) -> int:
     return n.index(max(n)) if max(n) else -1
 
 
-def majority_of(spec: DetectorSpec, frame: NDArray, gain: NDArray, bands: NDArray) -> int:
+def majority_of(limits: tuple[np.uint16, np.uint16], frame: NDArray, gain: NDArray, bands: NDArray) -> int:
     """The same from bands, (stages, 2, ss, fs), of a narrow detector; of a large frame one line in SAMPLED is looked at.
 
-    frame, gain: (ss, fs). All read-only."""
-    least, most, _ = data_range(spec)
+    limits: least and most value that is data. frame, gain: (ss, fs). All read-only."""
     for step in (SAMPLED, 1) if frame.size > WHOLE_BELOW else (1,):  # all of it, where the lines looked at are not data
-        stage, _ = routing.most_in_bands(frame, gain, bands, np.uint16(least), np.uint16(most), step)
+        stage, _ = routing.most_in_bands(frame, gain, bands, *limits, step)
         if stage >= 0:
             return stage
     return -1

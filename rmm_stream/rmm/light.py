@@ -223,7 +223,8 @@ class Light:
             return np.array([gain.majority(frame, len(self.spec.stages)) for frame in where], np.int64)
         pixels, gains = read_only(batch.pixels), read_only(batch.gain)
         bands = read_only(gain.code_route(self.spec, None).bands)
-        return np.array([gain.majority_of(self.spec, pixels[t], gains[t], bands) for t in take], np.int64)
+        limits = tuple(map(np.uint16, gain.data_range(self.spec)[:2]))
+        return np.array([gain.majority_of(limits, pixels[t], gains[t], bands) for t in take], np.int64)
 
     def in_words(self, module: int, exposure: Exposure) -> str:
         """For a person: what frames of an exposure are told by now."""

@@ -97,13 +97,14 @@ class IntegerStats:
         for cell in block.cells[seen >= SPILL_AT].tolist():
             self._spill(cell)
 
-    def add_if_placed(self, gains: Block, k: int, band: NDArray, most: int) -> bool:
+    def add_if_placed(self, gains: Block, k: int, band: NDArray, within_all: NDArray, most: int) -> bool:
         """Add the indicators of the k-th cell of a block if all lie in a band, (2, px) uint16, and none beyond most.
 
-        Returns whether they do; else nothing has changed."""
+        within_all: (2, ss) uint16, what the bands of a row have in common. Returns whether they do; if not, nothing has
+        changed."""
         cell = self._prepare(gains, k, (0, most))
         reference, _, s1, s2 = (a[cell] for a in self._rows())
-        arguments = gains.stacks, gains.rows[k], band[0], band[1], gains.stacks[0].dtype.type(most)
+        arguments = gains.stacks, gains.rows[k], band[0], band[1], within_all, gains.stacks[0].dtype.type(most)
         outside, seen = blocks.add_block_placed(*arguments, np.int32(1), reference, s1, s2)
         if outside:
             blocks.add_block_placed(*arguments, np.int32(-1), reference, s1, s2)

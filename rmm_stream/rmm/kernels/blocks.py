@@ -163,26 +163,35 @@ def add_blocks_masked(stacks, rows, cells, least, most, reference, count, s1, s2
 
 
 @exact
-def add_block_placed(gains, rows, low, high, most, sign, reference, s1, s2):
+def add_block_placed(gains, rows, low, high, within_all, most, sign, reference, s1, s2):
     """Add eight frames of gain indicators of one cell, times sign, and see whether one lies outside low..high or beyond most.
 
     sign: int32, 1 or -1: what was added with 1 is taken out with -1, to the bit, whatever it was. low, high: (px,) uint16.
-    Returns (one is outside, OR of all s2)."""
+    within_all: (2, ss) uint16, of each row a band that those of all its pixels include: nearly always that tells, and 4
+    bytes a pixel less are read. Returns (one is outside, OR of all s2)."""
     w0, w1, w2, w3, w4, w5, w6, w7 = gains
     x0, x1, x2, x3 = w0[rows[0]], w1[rows[1]], w2[rows[2]], w3[rows[3]]
     x4, x5, x6, x7 = w4[rows[4]], w5[rows[5]], w6[rows[6]], w7[rows[7]]
-    outside, top = np.uint16(0), np.uint32(0)
-    for i in range(reference.size):
-        r, lo, hi = reference[i], low[i], lesser(high[i], most)
-        a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
-        there = all_within(a, b, c, d, lo, hi) & all_within(e, f, g, h, lo, hi)
-        outside = np.uint16(outside | np.uint16(not there))
-        s = np.int32(np.int32(four(a, b, c, d) + four(e, f, g, h)) - np.int32(8) * np.int32(r))
-        q = np.uint32(squares(a, b, c, d, r) + squares(e, f, g, h, r))
-        q = np.uint32(s2[i] + np.uint32(q * np.uint32(sign)))
-        s1[i] = np.int32(s1[i] + np.int32(s * sign))
-        s2[i] = q
-        top = np.uint32(top | q)
+    outside, top, last = np.uint16(0), np.uint32(0), np.uint64(0)
+    for row in range(within_all.shape[1]):
+        first, last = last, np.uint64(last + np.uint64(reference.size // within_all.shape[1]))
+        lo, hi, astray = within_all[0, row], lesser(within_all[1, row], most), np.uint16(0)
+        for i in range(first, last):
+            r = reference[i]
+            a, b, c, d, e, f, g, h = x0[i], x1[i], x2[i], x3[i], x4[i], x5[i], x6[i], x7[i]
+            there = all_within(a, b, c, d, lo, hi) & all_within(e, f, g, h, lo, hi)
+            astray = np.uint16(astray | np.uint16(not there))
+            s = np.int32(np.int32(four(a, b, c, d) + four(e, f, g, h)) - np.int32(8) * np.int32(r))
+            q = np.uint32(squares(a, b, c, d, r) + squares(e, f, g, h, r))
+            q = np.uint32(s2[i] + np.uint32(q * np.uint32(sign)))
+            s1[i] = np.int32(s1[i] + np.int32(s * sign))
+            s2[i] = q
+            top = np.uint32(top | q)
+        if astray != 0:
+            for i in range(first, last):
+                lo, hi = low[i], lesser(high[i], most)
+                there = all_within(x0[i], x1[i], x2[i], x3[i], lo, hi) & all_within(x4[i], x5[i], x6[i], x7[i], lo, hi)
+                outside = np.uint16(outside | np.uint16(not there))
     return outside != 0, top
 
 

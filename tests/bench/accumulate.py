@@ -29,6 +29,7 @@ MOVED = (
     2 + 18 / BLOCK
 )  # bytes per pixel and frame: the frame, and an eighth of reading reference, s1, s2, writing s1, s2
 READ = 2 + 10 / BLOCK  # of these, read
+WIDE = 2 + 26 / BLOCK  # bytes that sums with an s2 of 64 bits would move
 
 
 @numba.njit(nogil=True, fastmath={"contract", "reassoc"})
@@ -145,6 +146,7 @@ def measure() -> list[Row]:
     return [
         Row("unmasked / numpy Welford", rate["plain"], rate["welford"], 45, at_most=False),
         Row("unmasked / in-place update", rate["plain"], rate["update"], 0.85, at_most=False),
+        Row("unmasked / update, 64-bit s2", rate["plain"], rate["update"] * MOVED / WIDE, None, at_most=False),
         Row("unmasked / reading its bytes", rate["plain"], rate["read"], None, at_most=False),
         Row("masked, counted / unmasked", rate["masked"], rate["plain"], 0.75, at_most=False),
         Row("masked, counted / Welford", rate["masked"], rate["welford"], 30, at_most=False),

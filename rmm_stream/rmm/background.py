@@ -68,7 +68,6 @@ class FrameJudge:
             self.in_tiles[top:bottom, left:right] = True
         self._last: tuple = (None, None, None, ())
         self._bands: tuple = ()
-        self._sums: tuple[SnrStats | None, tuple[NDArray, ...]] = (None, ())
         self._loaded = _NOTHING
         self._dither: NDArray | None = None
 
@@ -113,8 +112,6 @@ class FrameJudge:
         if before == 0:
             stats.expect(cell, np.isfinite(offset) & self.in_tiles)
         half, bucket = stats.open(cell, timestamp)
-        if self._sums[0] is not stats:
-            self._sums = stats, stats.flat()
         flat = self._flat(frame, gains, route)
         if not (self._loaded[0] is flat and self._loaded[1] is offset and self._loaded[2] == stage):
             self._load(flat, offset, of_stage, stage)
@@ -131,7 +128,7 @@ class FrameJudge:
             windows.photon_floors(stack.z, stack.wanted, self.adu_per_photon, self.sigma_floor, floors)
         done = windows.add_snr(
             stack.z, stack.wanted, fits[0], fits[1], self.consistency, floors, self.columns, stack.y, stack.x,
-            self.clip, self.snr_cut, self.width, stack.layout.tiles, half, bucket, cell, *self._sums[1],
+            self.clip, self.snr_cut, self.width, stack.layout.tiles, half, bucket, cell, *stats.flat(),
         )  # fmt: skip
         if dithered is not None:
             fits[1][dithered] = np.nan  # the next frame is fitted without dither first, and starts cold

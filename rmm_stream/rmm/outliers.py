@@ -122,25 +122,16 @@ def layout(where: NDArray) -> Layout:
     return _layout(np.ascontiguousarray(where, np.int64).tobytes())
 
 
-def sample_of_rows(rows: int, step: int) -> NDArray:
-    """One row of each group of about `step`, now this one, now that: no pattern of a readout is all of the sample.
-
-    Of either half alike, so that their places have the mean and very nearly the variance of all. (k,) int64."""
-    if step == 1:
-        return np.arange(rows)
-    n = rows // step // 2
-    group = np.arange(n)
-    above = (16 * group + (9 * group + 5) % 16) * rows // (32 * n)
-    return np.sort(np.concatenate([above, rows - 1 - above]))
-
-
 @lru_cache(maxsize=16)
 def _layout(where: bytes) -> Layout:
     where = np.frombuffer(where, np.int64).reshape(-1, 4)
     sides = np.stack([where[:, 1] - where[:, 0], where[:, 3] - where[:, 2]], axis=1)
     rows, columns = map(int, sides.max(axis=0))
     y, x = np.arange(rows) - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2
-    sample = sample_of_rows(rows, max(1, min(5, rows * columns // planes.SAMPLE)))
+    # one row of each group, now this one, now that: no pattern of a readout is all of the sample
+    step = max(1, min(4, rows * columns // planes.SAMPLE))
+    group = np.arange(rows // step)
+    sample = group * step + group * (group + 1) // 2 % step
     if rows >= planes.TALL:
         y_block, x_block = (
             np.arange(planes.BLOCK_ROWS / 2, rows - planes.BLOCK_ROWS / 2 + 1, planes.BLOCK_STEP) - rows / 2,

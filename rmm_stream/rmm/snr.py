@@ -72,11 +72,15 @@ class SnrStats:
         self.bucket = np.zeros(cells, np.int64)  # which bucket is open
         self.bucket_frames = np.zeros((buckets, cells), np.int64)
         self.bucket_start = np.full((buckets, cells), np.nan)
+        self._flat: tuple[NDArray, ...] = ()
 
     def flat(self) -> tuple[NDArray, ...]:
         """What a judged frame changes, pixels flat, as kernels have it: usual, tried, total, count, judged, above, below."""
-        windows = (self.total, self.count, self.judged, self.above, self.below)
-        return self.usual.reshape(self.shape[0], -1), self.tried, *(a.reshape(*a.shape[:2], -1) for a in windows)
+        if not self._flat or self._flat[0].base is not self.usual:  # views of a copied object are of no use
+            windows = (self.total, self.count, self.judged, self.above, self.below)
+            usual = self.usual.reshape(self.shape[0], -1)
+            self._flat = usual, self.tried, *(a.reshape(*a.shape[:2], -1) for a in windows)
+        return self._flat
 
     def open(self, cell: int, timestamp: float) -> tuple[int, int]:
         """(half-window, bucket) into which the next frame of a cell goes.

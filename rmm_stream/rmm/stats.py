@@ -100,7 +100,7 @@ class IntegerStats:
     def add_if_placed(self, gains: Block, k: int, band: NDArray, within_all: NDArray, most: int) -> bool:
         """Add the indicators of the k-th cell of a block if all lie in a band, (2, px) uint16, and none beyond most.
 
-        within_all: (2, ss) uint16, what the bands of a row have in common. Returns whether they do; if not, nothing has
+        within_all: (2, ss) uint16, what the bands of a row have in common. Returns whether they do; if not, no sum has
         changed."""
         cell = self._prepare(gains, k, (0, most))
         reference, _, s1, s2 = (a[cell] for a in self._rows())

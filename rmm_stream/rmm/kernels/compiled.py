@@ -38,7 +38,7 @@ numba.config.CACHE_DIR = str(cache_directory())
 class Apart(Compiler):
     """Compiles a kernel of which LLVM may know that no array it writes shares memory with another of its arguments.
 
-    Otherwise it asks before every loop, which in a tile's rows of 64 pixels takes a fifth of the time."""
+    Otherwise it asks before every loop, which with a tile's rows of 64 pixels takes a seventh of F6."""
 
     def define_pipelines(self):
         self.state.flags.noalias = True

@@ -21,13 +21,12 @@ MIN_PIXELS = 100  # so that a 15 x 15 tile in an ASIC corner, 14 x 14 without it
 MIN_SHARE = 0.5  # of a tile's pixels
 PARAMETERS = 3
 NEAREST = 0.6  # share of the block medians that the first plane goes through
-SAMPLE = 768  # pixels that are enough to concentrate on; of a larger tile, every second to fifth row
-LARGE = 1024  # pixels of a tile from which its ranks need be known roughly only
+SAMPLE = 1024  # pixels that are enough to concentrate on; of a larger tile, every second to fourth row
 COARSE, FINE = 0.05, 1e-4  # relative precision of a rank's bound: on a sample, on all pixels
 SETTLED = 0.25  # of that bound: the final least squares mend what a large tile's plane still moves
 SAMPLED = 25  # values whose median tells about where to begin
 FINAL = 4  # least squares over all inliers at most
-AT_REST, ALIKE = 0.05, 0.05  # they end when the corners move by less, in sigma, and their bound, relatively
+AT_REST, ALIKE = 0.05, 0.03  # they end when the corners move by less, in sigma, and their bound, relatively
 ALIKE_PLACES = 0.1  # relative change of that bound within which the inliers' places have the same moments
 NEARLY_AT_REST = 0.2  # of single frames, whose sums are of hundreds: leaves 0.01 sigma
 MOVED = 0.2  # relative change of k-th residual : sigma at which a warm fit is not believed
@@ -210,7 +209,7 @@ def fit_tiles(
                     v, vy, vx, vr, k = tile, y, x, r, int(structure * n)
                     if sampled:
                         v, vy, vx, vr = some, y_some, x_some, rest
-                rough = m > 64 if on_blocks else size >= LARGE
+                rough = m > 64 if on_blocks else size >= SAMPLE
                 precision, settled, moved = COARSE if rough else FINE, SETTLED if rough or on_blocks else FINE, np.inf
                 if rough and on_blocks:  # only where pixels begin
                     precision, settled = 3 * COARSE, 2 * SETTLED
@@ -261,7 +260,7 @@ def fit_tiles(
                     bound = np.float32(lambda_fit * sigmas[t])
                     rests = moved <= at_rest * sigmas[t] and abs(bound - limit) <= ALIKE * limit
                     limit = bound
-                    if size < LARGE or (rests and (turn > 0 or not sampled)):
+                    if size < SAMPLE or (rests and (turn > 0 or not sampled)):
                         break
             if not warm or abs(nearest[t] * reach - sigmas[t]) <= MOVED * sigmas[t]:
                 break
